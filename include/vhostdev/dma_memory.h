@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef VHOSTDEV_DMA_MEMORY_H_
+#define VHOSTDEV_DMA_MEMORY_H_
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "vhostdev/event_loop.h"
+#include "vhostdev/memory.h"
+#include "vhostdev/vhost_context.h"
+
+namespace vhost {
+
+// A range of memory that both this process and a device can reach.  A view: it
+// owns nothing.
+struct DmaSpan {
+  std::byte* data = nullptr;  // In this process.
+  uint64_t gpa = 0;           // As the device addresses it.
+  uint64_t size = 0;          // Bytes.
+
+  // `length` bytes from `offset`; both inside this span.
+  DmaSpan subspan(uint64_t offset, uint64_t length) const {
+    return DmaSpan{data + offset, gpa + offset, length};
+  }
+};
+
+// Memory taken from a DmaMemory; goes back when destroyed, on any thread.
+class [[nodiscard]] DmaBuffer {
+ public:
+  DmaBuffer() = default;
+  DmaBuffer(DmaBuffer&& other) noexcept;
+  DmaBuffer& operator=(DmaBuffer&& other) noexcept;
+  ~DmaBuffer();
+
+  bool valid() const { return span_.data != nullptr; }
+  const DmaSpan& span() const { return span_; }
+  std::byte* data() const { return span_.data; }
+  uint64_t gpa() const { return span_.gpa; }
+  uint64_t size() const { return span_.size; }
+
+  // Never gives the memory back to the pool: for memory that a device may
+  // still write although nobody hears from it any more.
+  void abandon();
+
+ private:
+  friend class DmaMemory;
+  struct Pool;
+  DmaBuffer(std::shared_ptr<Pool> pool, DmaSpan span);
+
+  std::shared_ptr<Pool> pool_;
+  DmaSpan span_;
+};
+
+// A pool of memory for drivers in this process: memfd regions that it adds to
+// an address space, so that every device of the context reaches them.  It
+// outlives no context, but any device: the same buffers serve a device and its
+// successor.
+//
+// Thread: allocate() and trim() on the loop's thread; buffers and to_gpa() on
+// any.
+class DmaMemory {
+ public:
+  struct Options {
+    // Grows by this much at least, one memory slot each time.
+    uint64_t chunk_size = uint64_t{2} << 20;
+    uint64_t first_gpa = uint64_t{1} << 20;  // Nothing is placed below.
+    // How long growing waits for running back-ends to take the new memory.
+    Duration settle_timeout = std::chrono::seconds(10);
+  };
+
+  // `memory` is what `context` listens to.  Neither is owned.
+  DmaMemory(VhostContext& context, AddressSpace& memory, Options options);
+  DmaMemory(VhostContext& context, AddressSpace& memory);
+  // Takes its regions out of the address space.  Buffers that are still held
+  // stay mapped in this process, but no device can be started on them.
+  ~DmaMemory();
+  DmaMemory(const DmaMemory&) = delete;
+  DmaMemory& operator=(const DmaMemory&) = delete;
+
+  // `size` contiguous zeroed bytes, aligned to `alignment` (a power of 2 up to
+  // 4096).  When it returns every running device of the context can reach them.
+  // Errors: kInvalidArgument    size 0 or an alignment that is none.
+  //         kResourceExhausted  no memory, or a back-end has no slot left.
+  //         others              a running back-end refused the memory.
+  absl::StatusOr<DmaBuffer> allocate(uint64_t size, uint64_t alignment = 128);
+
+  // Removes regions of which nothing is in use; the first error, if any.
+  absl::Status trim();
+
+  // Where devices see [data, data + size); empty if it is not all inside one
+  // region of this pool.
+  std::optional<uint64_t> to_gpa(const std::byte* data, uint64_t size) const;
+
+  uint64_t bytes_in_use() const;
+  size_t region_count() const;
+
+  VhostContext& context() const { return context_; }
+
+ private:
+  absl::Status grow(uint64_t size);
+
+  VhostContext& context_;
+  AddressSpace& memory_;
+  const Options options_;
+  std::shared_ptr<DmaBuffer::Pool> pool_;
+};
+
+}  // namespace vhost
+
+#endif  // VHOSTDEV_DMA_MEMORY_H_

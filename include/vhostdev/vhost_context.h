@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef VHOSTDEV_VHOST_CONTEXT_H_
+#define VHOSTDEV_VHOST_CONTEXT_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/status.h"
+#include "vhostdev/event_loop.h"
+#include "vhostdev/executor.h"
+#include "vhostdev/memory.h"
+#include "vhostdev/status.h"
+
+namespace vhost {
+
+class VhostDev;
+
+// What the vhost devices of one VM share and QEMU keeps in globals: the event
+// loop, the one memory listener of the address space, memory snapshots, slot
+// budgets.  Two VMs in one process are two contexts.  Loop thread only.
+//
+// Outlives its devices.
+class VhostContext {
+ public:
+  // Neither `loop` nor `memory` nor `executor` (may be null) is owned.  The
+  // context registers itself with `memory`.
+  VhostContext(EventLoop& loop, AddressSpace& memory,
+               Executor* executor = nullptr);
+
+  // For a VMM with an address space of its own: it drives listener().
+  explicit VhostContext(EventLoop& loop, Executor* executor = nullptr);
+
+  ~VhostContext();
+  VhostContext(const VhostContext&) = delete;
+  VhostContext& operator=(const VhostContext&) = delete;
+
+  EventLoop& loop() const;
+  Executor* executor() const;
+
+  // What the memory of the guest is told to.  commit() submits the difference
+  // to all devices at once and returns without waiting; its status tells what
+  // is known by then, such as a ring that would move
+  // (kFailedPrecondition) or a table that no longer fits a back-end's slots
+  // (kResourceExhausted).  Later refusals come as
+  // BackendEvents::memory_refused.
+  MemoryListener& listener();
+
+  // `done` runs once every device has answered for the memory as it now is:
+  // the memory removed by earlier commits is then in nobody's use.  The first
+  // error of any device since the last settling, or OK.
+  void when_memory_settled(Completion done);
+
+  // The same, driving the devices' back-ends itself and waiting.
+  // Errors: kDeadlineExceeded besides.
+  absl::Status run_until_memory_settled(Duration timeout);
+
+  // Whether every device could take `section` besides what it has: checked
+  // *before* a VMM plugs memory.
+  // Errors: kResourceExhausted  a back-end has no slot left for it.
+  //         kInvalidArgument    it could not be mapped by a back-end (overlap
+  //                             after alignment, private memory and no
+  //                             descriptor).
+  // QEMU: vhost_get_free_memslots and the checks around it.
+  absl::Status can_add(const MemorySection& section) const;
+
+  // The smallest slot count of any back-end; UINT64_MAX without devices.
+  // QEMU: vhost_get_max_memslots.
+  uint64_t max_memory_slots() const;
+
+  // Slots that the fullest back-end has left; UINT64_MAX without devices.
+  // QEMU: vhost_get_free_memslots.
+  uint64_t free_memory_slots() const;
+
+  // The guest's memory as back-ends with `policy` are told of it.
+  std::shared_ptr<const MemorySnapshot> snapshot(const MemoryPolicy& policy);
+
+  size_t device_count() const;
+
+  // hw/virtio's own side.
+  struct Impl;
+  Impl& impl() { return *impl_; }
+
+ private:
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace vhost
+
+#endif  // VHOSTDEV_VHOST_CONTEXT_H_

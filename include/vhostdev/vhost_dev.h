@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef VHOSTDEV_VHOST_DEV_H_
+#define VHOSTDEV_VHOST_DEV_H_
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "vhostdev/backend_services.h"
+#include "vhostdev/event_loop.h"
+#include "vhostdev/features.h"
+#include "vhostdev/status.h"
+#include "vhostdev/vhost_context.h"
+#include "vhostdev/vhost_ops.h"
+#include "vhostdev/virtio_device.h"
+#include "vhostdev/vring.h"
+
+namespace vhost {
+
+// Where a VhostDev stands.
+//
+//   kCreated --init--> kReady --start--> kStarting --> kRunning
+//                        ^                   |            | stop
+//                        |<--(start failed)--+            v
+//                        +---------------------------- kStopping
+//   any state but kCreated --back-end lost, or its state unknown--> kBroken
+//   kBroken --init--> kReady     (a new connection; rings start anew)
+enum class DeviceState : uint8_t {
+  kCreated,
+  kReady,
+  kStarting,
+  kRunning,
+  kStopping,
+  kBroken,
+};
+absl::string_view to_string(DeviceState state);
+
+// Why a device stops: it decides how much must be certain before stop()
+// succeeds.
+enum class StopReason : uint8_t {
+  kGuestReset,  // The guest frees its rings when the reset completes: the stop
+                // must be confirmed.
+  kVmPause,     // Rings stay; the base must be exact.
+  kUnplug,      // As kGuestReset.
+  kMigration,   // As kVmPause, and the last dirty pages must be known.
+  kForced,      // Nothing is asked of the back-end (force_stop).
+};
+
+// How a vector is masked.
+enum class MaskMode : uint8_t {
+  // The VMM detaches its irqfd; the back-end is not told.  No message, no wait.
+  kLocal,
+  // As kLocal at once; besides, the back-end's call notifier is switched to a
+  // masked one as soon as it acknowledges.  Saves wake-ups of the VMM for long
+  // masks.  Falls back to kLocal where the back-end acknowledges nothing.
+  kBackend,
+};
+
+// Where a ring stands when its back-end was lost without saying so.
+enum class RingBasePolicy : uint8_t {
+  // used.idx if IN_ORDER was accepted or nothing was in flight; otherwise
+  // the next start is refused and the guest must reset the device.
+  kExact,
+  // used.idx always (split rings): what QEMU does.  Requests that were
+  // completed out of order may run twice and others be lost.
+  kQemuCompatible,
+};
+
+// One vhost device: order and state of everything a back-end is told.  One per
+// virtio device, whatever the number of queues.
+//
+// Thread: all methods on the loop's thread, except mask(), unmask() and
+// pending(), which any thread may call.
+//
+// Operations take a Completion.  It is called exactly once, on the loop's
+// thread, never before the method returned and never inside another callback.
+// Destroying the device closes the back-end and destroys the completion of an
+// operation under way uncalled; that is allowed from any callback.  One
+// operation runs at a time: a second gets kFailedPrecondition "start in
+// progress", except stop, force_stop and cancel, which end it first.
+//
+// Every operation names the states it may be called in; in any other it
+// completes with kFailedPrecondition.  Calling from inside BackendServices
+// completes with kFailedPrecondition too.
+//
+// QEMU: struct vhost_dev.
+class VhostDev {
+ public:
+  struct Options {
+    std::string name = "vhost";  // In front of errors.
+    QueueMap queues = QueueMap::identity(1);
+    RingFormat ring_format = RingFormat::kSplit;  // If RING_PACKED: kPacked.
+    MaskMode mask_mode = MaskMode::kLocal;
+    RingBasePolicy ring_base_policy = RingBasePolicy::kExact;
+    uint32_t config_size = 0;  // Bytes of configuration space the device has.
+
+    // Caps on whole operations; requests have limits of their own.
+    Duration init_timeout = std::chrono::seconds(10);
+    Duration start_timeout = std::chrono::seconds(30);
+    // How long a stop waits for requests in flight.
+    Duration drain_timeout = std::chrono::seconds(30);
+  };
+
+  // `device`, `notifiers` and `events` are borrowed and outlive the device;
+  // `services` may be null: everything is refused.
+  VhostDev(VhostContext& context, std::unique_ptr<VhostOps> ops,
+           VirtioDevice& device, NotifierBinding& notifiers,
+           BackendEvents& events, BackendServices* services, Options options);
+  // Stops nothing politely: closes the back-end, unbinds notifiers.  Waits for
+  // nobody.
+  ~VhostDev();
+  VhostDev(const VhostDev&) = delete;
+  VhostDev& operator=(const VhostDev&) = delete;
+
+  // Connects and negotiates; joins the context, whose memory must fit the
+  // back-end's slots.  States: kCreated, kBroken.
+  // Errors: kUnavailable         no back-end there.
+  //         kDeadlineExceeded    it does not answer.
+  //         kResourceExhausted   more memory sections than slots.
+  //         kInvalidArgument     the QueueMap names a queue it does not have.
+  //         kUnimplemented       config_size given, and it has none.
+  // QEMU: vhost_dev_init.
+  void init(Completion done);
+
+  // Hands the rings over: features, memory, queues, then lets them run.  Rolls
+  // back completely on failure.  States: kReady.
+  // Errors: kInvalidArgument     a ring is not in guest memory, or its size is
+  //                              wrong.
+  //         kAborted             the back-end refused; the status names the
+  //                              request and queue.
+  //         kFailedPrecondition  a ring's base is not known (RingBasePolicy).
+  // QEMU: vhost_dev_start.
+  void start(Completion done);
+
+  // Takes the rings back: all queues drain at once; bases are kept for the
+  // next start (kGuestReset and kUnplug forget them).  The device leaves
+  // kRunning in any case.  States: kStarting, kRunning; kReady: OK at once.
+  // kBroken: kUnavailable at once.
+  // Errors: kFailedPrecondition  "vq N: M requests not drained".
+  //         kDeadlineExceeded    the stop is not confirmed: ring memory is not
+  //                              known to be quiet.
+  // QEMU: vhost_dev_stop.
+  void stop(StopReason reason, Completion done);
+
+  // As stop, but asks the back-end nothing and closes it.  Any state.
+  // QEMU: vhost_dev_force_stop.
+  void force_stop(Completion done);
+
+  // Guest reset: stops if running (kGuestReset), tells the back-end
+  // RESET_DEVICE if it can, forgets bases and accepted features.
+  // States: kReady, kRunning.  QEMU: vhost_reset_device.
+  void reset(Completion done);
+
+  // One queue of a running device: RING_RESET, or a queue that the guest
+  // configured after DRIVER_OK (start on first kick).  States: kRunning.
+  // Errors: kUnimplemented  !traits().per_queue_stop.
+  // QEMU: vhost_virtqueue_start, vhost_virtqueue_stop.
+  void start_queue(QueueIndex vq, Completion done);
+  void stop_queue(QueueIndex vq, Completion done);
+
+  // Enables or disables started queues (virtio-net's MQ command); remembered
+  // over a restart.  States: kReady, kRunning.
+  void set_queues_enabled(std::span<const QueueIndex> queues, bool enabled,
+                          Completion done);
+
+  // Configuration space.  Reads are served from a cache that a change, a write
+  // and a new connection empty.  `out` outlives the operation.  States:
+  // kReady, kRunning.  Errors: kInvalidArgument (past config_size).
+  // QEMU: vhost_dev_get_config, vhost_dev_set_config.
+  void get_config(uint32_t offset, std::span<std::byte> out, Completion done);
+  void set_config(uint32_t offset, std::span<const std::byte> bytes,
+                  ConfigWriter writer, Completion done);
+
+  // Ends the operation under way: its completion gets kCancelled, the back-end
+  // is closed and the device is kBroken.  Nothing under way: nothing happens.
+  void cancel();
+
+  // Blocking form: `dev.run([&](Completion done) { dev.start(std::move(done));
+  // }, timeout)`.  Drives the back-end here until the operation is over; needs
+  // no turning loop.  After `timeout`: cancel() and kDeadlineExceeded.
+  absl::Status run(absl::FunctionRef<void(Completion)> operation,
+                   Duration timeout);
+
+  // Features of the back-end, and what of `features` can be offered to the
+  // guest: bits in `table` that the back-end lacks are cleared, others pass.
+  // States: all but kCreated.  QEMU: vhost_get_features.
+  FeatureSet backend_features() const;
+  FeatureSet get_features(FeatureSet table, FeatureSet features) const;
+
+  // Adds the bits of `features` that are in `table` to what start() accepts.
+  // Errors: kInvalidArgument  a bit of both that the back-end does not offer.
+  // QEMU: vhost_ack_features.
+  absl::Status ack_features(FeatureSet table, FeatureSet features);
+  FeatureSet acked_features() const;
+  void clear_acked_features();
+
+  // Masks a queue's interrupt: no interrupt is delivered until unmask, which
+  // delivers one if any was signalled meanwhile.  Any thread; never waits.
+  // QEMU: vhost_virtqueue_mask.
+  void mask(QueueIndex vq);
+  void unmask(QueueIndex vq);
+  // Whether a masked queue has an interrupt to deliver; clears it.
+  // QEMU: vhost_virtqueue_pending.
+  bool pending(QueueIndex vq);
+  MaskMode mask_mode() const;
+
+  // The same for the configuration interrupt, where
+  // traits().has_config_interrupt.  QEMU: vhost_config_mask.
+  void mask_config();
+  void unmask_config();
+  bool config_pending();
+
+  DeviceState state() const;
+  // Why it is kBroken; OK otherwise.
+  const absl::Status& broken_status() const;
+  const BackendTraits& traits() const;
+  BackendCounters counters() const;
+
+  // Where a stopped queue stands, and a base to start it from (migration,
+  // snapshot).  States: kReady.
+  VringBase queue_base(QueueIndex vq) const;
+  absl::Status set_queue_base(QueueIndex vq, VringBase base);
+  bool queue_started(QueueIndex vq) const;
+
+  // The notifier the guest's side of `vq` is kicked by and called through;
+  // null before the first start.
+  const EventNotifier* kick_notifier(QueueIndex vq) const;
+  const EventNotifier* call_notifier(QueueIndex vq) const;
+
+  // Why this device cannot be migrated now, a sentence each; empty if it can.
+  // QEMU: vhost_dev.migration_blocker.
+  std::vector<std::string> migration_blockers() const;
+
+  // hw/virtio's own side.
+  class Impl;
+
+ private:
+  std::shared_ptr<Impl> impl_;
+};
+
+}  // namespace vhost
+
+#endif  // VHOSTDEV_VHOST_DEV_H_
