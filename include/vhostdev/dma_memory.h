@@ -43,9 +43,9 @@ class [[nodiscard]] DmaBuffer {
   uint64_t gpa() const { return span_.gpa; }
   uint64_t size() const { return span_.size; }
 
-  // Never gives the memory back to the pool: for memory that a device may
-  // still write although nobody hears from it any more.
-  void abandon();
+  // From now on destruction does not give the memory back to the pool: a device
+  // may still write it although nobody hears from it any more.
+  void abandon() { abandoned_ = true; }
 
  private:
   friend class DmaMemory;
@@ -54,6 +54,7 @@ class [[nodiscard]] DmaBuffer {
 
   std::shared_ptr<Pool> pool_;
   DmaSpan span_;
+  bool abandoned_ = false;
 };
 
 // A pool of memory for drivers in this process: memfd regions that it adds to
@@ -103,6 +104,7 @@ class DmaMemory {
 
  private:
   absl::Status grow(uint64_t size);
+  absl::Status settle();
 
   VhostContext& context_;
   AddressSpace& memory_;

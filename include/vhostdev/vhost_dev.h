@@ -96,6 +96,9 @@ class VhostDev {
   struct Options {
     std::string name = "vhost";  // In front of errors.
     QueueMap queues = QueueMap::identity(1);
+    // Take a back-end that lacks queues `queues` names; traits().max_queues
+    // tells.  A start that configures one of them is kInvalidArgument.
+    bool fewer_queues_ok = false;
     RingFormat ring_format = RingFormat::kSplit;  // If RING_PACKED: kPacked.
     MaskMode mask_mode = MaskMode::kLocal;
     RingBasePolicy ring_base_policy = RingBasePolicy::kExact;

@@ -46,7 +46,7 @@ class [[nodiscard]] QueueHandle {
   SplitVirtqueue& ring() const { return *ring_; }
   QueueIndex index() const;
 
-  // Notifies the device of what was submitted, if it wants to know.
+  // Publishes what was submitted and notifies the device, if it wants to know.
   // Errors: kFailedPrecondition  not the thread that acquired the queue.
   absl::Status kick();
 

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef HW_DRIVER_BLK_QUEUE_H_
+#define HW_DRIVER_BLK_QUEUE_H_
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "hw/driver/blk_request.h"
+#include "vhostdev/blk_client.h"
+#include "vhostdev/dma_memory.h"
+#include "vhostdev/virtio_driver.h"
+
+namespace vhost {
+
+// The requests of a block client on one queue.  Every request that submit()
+// took comes out of poll() once.
+class BlkQueue {
+ public:
+  // At most `depth` requests in flight.
+  static absl::StatusOr<std::unique_ptr<BlkQueue>> create(DmaMemory& memory,
+                                                          QueueHandle handle,
+                                                          uint32_t depth);
+  ~BlkQueue();
+  BlkQueue(const BlkQueue&) = delete;
+  BlkQueue& operator=(const BlkQueue&) = delete;
+
+  // `request` was checked against the device's configuration.
+  // Errors: kInvalidArgument     too many buffers for the ring.
+  //         kResourceExhausted   full now.
+  //         others               failure().
+  absl::Status submit(const BlkRequest& request);
+
+  // Finished requests; all that are left, once the device is given up.
+  size_t poll(std::span<BlkCompletion> out);
+
+  uint32_t in_flight() const { return in_flight_; }
+  QueueHandle& handle() { return handle_; }
+
+  // OK, or why no request completes any more.
+  const absl::Status& failure() const { return failure_; }
+
+ private:
+  struct alignas(32) Slot {
+    uint64_t cookie = 0;
+    uint64_t offset = 0;
+    BlkOp op = BlkOp::kRead;
+    bool in_flight = false;
+  };
+
+  BlkQueue(QueueHandle handle, DmaBuffer memory, uint32_t depth);
+
+  BlkWire& wire(uint32_t slot) {
+    return reinterpret_cast<BlkWire*>(memory_.data())[slot];
+  }
+  absl::Status add_all(SplitVirtqueue::Request& ring_request,
+                       const BlkRequest& request, uint64_t wire_gpa);
+  void fill(BlkWire& wire, const BlkRequest& request);
+  void finish(uint32_t slot, BlkCompletion& out);
+  void check_lost(bool idle);
+  size_t poll_failed(std::span<BlkCompletion> out);
+
+  QueueHandle handle_;
+  SplitVirtqueue& ring_;
+  DmaBuffer memory_;  // A BlkWire for each slot.
+  std::vector<Slot> slots_;
+  std::vector<uint32_t> free_;
+  // Taken from the ring at a time; here because clearing it takes longer than
+  // a poll.
+  std::array<RingCompletion, 32> batch_;
+  uint32_t in_flight_ = 0;
+  absl::Status failure_;
+  uint32_t failed_slot_ = 0;  // Where poll_failed() goes on.
+};
+
+}  // namespace vhost
+
+#endif  // HW_DRIVER_BLK_QUEUE_H_

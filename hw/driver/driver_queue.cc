@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "hw/driver/driver_queue.h"
+
+#include <array>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "vhostdev/status.h"
+
+namespace vhost {
+namespace {
+
+std::string name_of(QueueIndex index) {
+  return absl::StrCat("vq ", to_int(index));
+}
+
+absl::Status not_owner(QueueIndex index) {
+  return absl::FailedPreconditionError(
+      absl::StrCat(name_of(index), ": the calling thread did not acquire it"));
+}
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<DriverQueue>> DriverQueue::create(
+    DmaMemory& memory, const Options& options) {
+  const SplitRingLayout layout = split_ring_layout(options.depth);
+  absl::StatusOr<DmaBuffer> rings = memory.allocate(layout.total);
+  if (!rings.ok()) return annotate(rings.status(), name_of(options.index));
+  SplitVirtqueue::Options ring_options;
+  ring_options.num = options.depth;
+  ring_options.desc = rings->data();
+  ring_options.avail = rings->data() + layout.avail_offset;
+  ring_options.used = rings->data() + layout.used_offset;
+  ring_options.event_index = options.event_index;
+  DmaBuffer tables;
+  if (options.indirect_entries != 0) {
+    absl::StatusOr<DmaBuffer> made = memory.allocate(
+        uint64_t{16} * options.indirect_entries * options.depth);
+    if (!made.ok()) return annotate(made.status(), name_of(options.index));
+    tables = *std::move(made);
+    ring_options.indirect = tables.data();
+    ring_options.indirect_gpa = tables.gpa();
+    ring_options.indirect_entries = options.indirect_entries;
+  }
+  absl::StatusOr<std::unique_ptr<SplitVirtqueue>> ring =
+      SplitVirtqueue::create(ring_options);
+  if (!ring.ok()) return annotate(ring.status(), name_of(options.index));
+  return std::shared_ptr<DriverQueue>(new DriverQueue(
+      options.index, *std::move(rings), std::move(tables), *std::move(ring)));
+}
+
+DriverQueue::DriverQueue(QueueIndex index, DmaBuffer memory, DmaBuffer tables,
+                         std::unique_ptr<SplitVirtqueue> ring)
+    : index_(index),
+      layout_(split_ring_layout(ring->size())),
+      memory_(std::move(memory)),
+      tables_(std::move(tables)),
+      ring_(std::move(ring)) {}
+
+VirtqueueConfig DriverQueue::config() const {
+  return VirtqueueConfig{.num = ring_->size(),
+                         .desc_gpa = memory_.gpa(),
+                         .avail_gpa = memory_.gpa() + layout_.avail_offset,
+                         .used_gpa = memory_.gpa() + layout_.used_offset,
+                         .vector = VectorIndex{to_int(index_)},
+                         .enabled = true};
+}
+
+absl::Status DriverQueue::acquire() {
+  absl::MutexLock lock(&mutex_);
+  if (closed_) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(name_of(index_), ": the device is being stopped"));
+  }
+  if (owner_.load() != std::thread::id()) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat(name_of(index_), ": acquired already"));
+  }
+  owner_.store(std::this_thread::get_id());
+  return absl::OkStatus();
+}
+
+absl::Status DriverQueue::release() {
+  absl::MutexLock lock(&mutex_);
+  // Somebody else may have stopped the device: there is nothing to give back.
+  if (closed_) return absl::OkStatus();
+  if (!owned_by_caller()) return not_owner(index_);
+  owner_.store(std::thread::id());
+  return absl::OkStatus();
+}
+
+bool DriverQueue::acquired() const {
+  return owner_.load() != std::thread::id();
+}
+
+absl::Status DriverQueue::close() {
+  absl::MutexLock lock(&mutex_);
+  if (acquired() && !owned_by_caller()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(name_of(index_), ": acquired by another thread"));
+  }
+  closed_ = true;
+  return absl::OkStatus();
+}
+
+void DriverQueue::reopen() {
+  absl::MutexLock lock(&mutex_);
+  closed_ = false;
+}
+
+absl::Status DriverQueue::signal_kick() const {
+  if (!owned_by_caller()) return not_owner(index_);
+  const EventNotifier* const kick = kick_.load(std::memory_order_relaxed);
+  if (kick == nullptr) return absl::OkStatus();
+  return kick->signal();
+}
+
+void DriverQueue::signal_call() const {
+  const EventNotifier* const call = call_.load();
+  // A full notifier is signalled: nothing is lost.
+  if (call != nullptr) call->signal().IgnoreError();
+}
+
+FdRef DriverQueue::call_fd() const {
+  const EventNotifier* const call = call_.load();
+  return call == nullptr ? FdRef() : call->read_fd();
+}
+
+bool DriverQueue::take_signal() const {
+  const EventNotifier* const call = call_.load();
+  return call != nullptr && call->test_and_clear();
+}
+
+void DriverQueue::mark_lost(const absl::Status& why) {
+  {
+    absl::MutexLock lock(&mutex_);
+    if (lost()) return;
+    lost_status_ = why;
+    lost_.store(true, std::memory_order_release);
+  }
+  signal_call();
+}
+
+absl::Status DriverQueue::lost_status() const {
+  absl::MutexLock lock(&mutex_);
+  return lost_status_;
+}
+
+void DriverQueue::publish() {
+  const EventNotifier* const kick = kick_.load();
+  // A kick that cannot be given shows as requests that do not complete.
+  if (ring_->publish() && kick != nullptr) kick->signal().IgnoreError();
+}
+
+bool DriverQueue::collect(std::vector<VirtioDriver::Returned>& out) {
+  std::array<RingCompletion, 64> batch;
+  while (true) {
+    const absl::StatusOr<size_t> count = ring_->poll(batch);
+    if (!count.ok()) return false;
+    for (size_t i = 0; i < *count; ++i) {
+      out.push_back({index_, batch[i].cookie, true, batch[i].written});
+    }
+    if (*count < batch.size()) return true;
+  }
+}
+
+void DriverQueue::take_back(std::vector<VirtioDriver::Returned>& out) {
+  collect(out);
+  for (const uint64_t cookie : ring_->take_back()) {
+    out.push_back({index_, cookie, false, 0});
+  }
+}
+
+void DriverQueue::abandon_memory() {
+  memory_.abandon();
+  tables_.abandon();
+}
+
+// ---------------------------------------------------------------------------
+
+QueueHandle::QueueHandle(std::shared_ptr<DriverQueue> queue)
+    : queue_(std::move(queue)), ring_(&queue_->ring()) {}
+
+QueueHandle& QueueHandle::operator=(QueueHandle&& other) noexcept {
+  QueueHandle taken(std::move(other));
+  std::swap(queue_, taken.queue_);
+  std::swap(ring_, taken.ring_);
+  return *this;
+}
+
+QueueHandle::~QueueHandle() {
+  // On a wrong thread the queue stays taken: its owner may be using it.
+  if (queue_ != nullptr) queue_->release().IgnoreError();
+}
+
+QueueIndex QueueHandle::index() const { return queue_->index(); }
+
+absl::Status QueueHandle::kick() {
+  // ORDER: after a stop the ring is nobody's.
+  if (!queue_->owned_by_caller()) return not_owner(queue_->index());
+  if (!ring_->publish()) return absl::OkStatus();
+  return queue_->signal_kick();
+}
+
+FdRef QueueHandle::call_fd() const { return queue_->call_fd(); }
+bool QueueHandle::take_signal() const { return queue_->take_signal(); }
+bool QueueHandle::lost() const { return queue_->lost(); }
+absl::Status QueueHandle::lost_status() const { return queue_->lost_status(); }
+
+absl::Status QueueHandle::release() {
+  if (queue_ == nullptr) return absl::OkStatus();
+  VHOST_RETURN_IF_ERROR(queue_->release());
+  queue_ = nullptr;
+  ring_ = nullptr;
+  return absl::OkStatus();
+}
+
+}  // namespace vhost

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef HW_DRIVER_DRIVER_QUEUE_H_
+#define HW_DRIVER_DRIVER_QUEUE_H_
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "vhostdev/dma_memory.h"
+#include "vhostdev/event_notifier.h"
+#include "vhostdev/split_virtqueue.h"
+#include "vhostdev/virtio_device.h"
+#include "vhostdev/virtio_driver.h"
+#include "vhostdev/vring.h"
+
+namespace vhost {
+
+// One queue of a started device: its ring, the memory below it, who owns it
+// and how it is notified.  Shared by the driver and the handle; whoever lets go
+// last frees the memory.
+class DriverQueue {
+ public:
+  struct Options {
+    QueueIndex index{};
+    uint32_t depth = 0;
+    bool event_index = false;
+    uint32_t indirect_entries = 0;  // 0: no tables.
+  };
+  // Errors: as SplitVirtqueue::create and DmaMemory::allocate.
+  static absl::StatusOr<std::shared_ptr<DriverQueue>> create(
+      DmaMemory& memory, const Options& options);
+
+  QueueIndex index() const { return index_; }
+  SplitVirtqueue& ring() { return *ring_; }
+  // As the device is told of it; the vector has the queue's number.
+  VirtqueueConfig config() const;
+
+  // -- Ownership: any thread ----------------------------------------------
+
+  // For the calling thread.
+  // Errors: kResourceExhausted   taken.
+  //         kFailedPrecondition  closed.
+  absl::Status acquire();
+  // Errors: kFailedPrecondition  the calling thread is not the owner.
+  absl::Status release();
+  bool acquired() const;
+  bool owned_by_caller() const {
+    return owner_.load(std::memory_order_relaxed) == std::this_thread::get_id();
+  }
+  // From now on nobody acquires it and the ring is the caller's.
+  // Errors: kFailedPrecondition  another thread owns it; nothing happened.
+  absl::Status close();
+  // Undoes close().
+  void reopen();
+
+  // -- Notification ---------------------------------------------------------
+
+  // The loop's thread.  Null: none.
+  void set_kick(const EventNotifier* kick) { kick_.store(kick); }
+  void set_call(const EventNotifier* call) { call_.store(call); }
+  // The owner, or any thread that knows the device is not being unbound.
+  absl::Status signal_kick() const;
+  void signal_call() const;
+  FdRef call_fd() const;
+  bool take_signal() const;
+
+  // The device is gone, because of `why`; the first reason counts.  Wakes an
+  // owner that sleeps.  Loop thread or owner.
+  void mark_lost(const absl::Status& why);
+  bool lost() const { return lost_.load(std::memory_order_acquire); }
+  absl::Status lost_status() const;
+
+  // -- The end: closed queues ---------------------------------------------
+
+  // Shows the device what was submitted and never published.
+  void publish();
+  // Moves finished requests to `out`.  False once the ring is broken.
+  bool collect(std::vector<VirtioDriver::Returned>& out);
+  // collect(), then takes the rest back as cancelled.
+  void take_back(std::vector<VirtioDriver::Returned>& out);
+  // Keeps the memory from ever being used again: the device may write to it.
+  void abandon_memory();
+
+ private:
+  DriverQueue(QueueIndex index, DmaBuffer memory, DmaBuffer tables,
+              std::unique_ptr<SplitVirtqueue> ring);
+
+  const QueueIndex index_;
+  const SplitRingLayout layout_;
+  DmaBuffer memory_;
+  DmaBuffer tables_;  // Indirect; may be none.
+  const std::unique_ptr<SplitVirtqueue> ring_;
+
+  std::atomic<const EventNotifier*> kick_ = nullptr;
+  std::atomic<const EventNotifier*> call_ = nullptr;
+
+  mutable absl::Mutex mutex_;
+  // Written under mutex_; no thread's id: nobody's.
+  std::atomic<std::thread::id> owner_ = std::thread::id();
+  bool closed_ ABSL_GUARDED_BY(mutex_) = false;
+  std::atomic<bool> lost_ = false;
+  absl::Status lost_status_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace vhost
+
+#endif  // HW_DRIVER_DRIVER_QUEUE_H_

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "hw/virtio/guarded_services.h"
+
+#include <utility>
+
+namespace vhost {
+
+class GuardedServices::Depth {
+ public:
+  explicit Depth(int& depth) : depth_(depth) { ++depth_; }
+  ~Depth() { --depth_; }
+  Depth(const Depth&) = delete;
+  Depth& operator=(const Depth&) = delete;
+
+ private:
+  int& depth_;
+};
+
+absl::StatusOr<IotlbEntry> GuardedServices::translate(uint64_t iova,
+                                                      IotlbAccess access) {
+  const Depth depth(depth_);
+  return target().translate(iova, access);
+}
+
+void GuardedServices::iotlb_access_failed(uint64_t iova, IotlbAccess access) {
+  const Depth depth(depth_);
+  target().iotlb_access_failed(iova, access);
+}
+
+absl::Status GuardedServices::set_host_notifier(QueueIndex queue,
+                                                HostNotifierArea area) {
+  const Depth depth(depth_);
+  return target().set_host_notifier(queue, std::move(area));
+}
+
+absl::Status GuardedServices::map_shared_memory(
+    const SharedMemoryMapping& mapping, UniqueFd fd) {
+  const Depth depth(depth_);
+  return target().map_shared_memory(mapping, std::move(fd));
+}
+
+absl::Status GuardedServices::unmap_shared_memory(
+    const SharedMemoryMapping& mapping) {
+  const Depth depth(depth_);
+  return target().unmap_shared_memory(mapping);
+}
+
+absl::Status GuardedServices::add_shared_object(const ObjectUuid& uuid) {
+  const Depth depth(depth_);
+  return target().add_shared_object(uuid);
+}
+
+absl::Status GuardedServices::remove_shared_object(const ObjectUuid& uuid) {
+  const Depth depth(depth_);
+  return target().remove_shared_object(uuid);
+}
+
+absl::StatusOr<UniqueFd> GuardedServices::look_up_shared_object(
+    const ObjectUuid& uuid) {
+  const Depth depth(depth_);
+  return target().look_up_shared_object(uuid);
+}
+
+}  // namespace vhost

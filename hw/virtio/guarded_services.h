@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef HW_VIRTIO_GUARDED_SERVICES_H_
+#define HW_VIRTIO_GUARDED_SERVICES_H_
+
+#include "vhostdev/backend_services.h"
+
+namespace vhost {
+
+// Passes a back-end's requests on to the VMM and knows while one is being
+// answered: the device accepts no operation then, because the back-end is in
+// the middle of something.
+class GuardedServices final : public BackendServices {
+ public:
+  // `services` may be null: everything is refused.
+  explicit GuardedServices(BackendServices* services) : services_(services) {}
+
+  bool answering() const { return depth_ > 0; }
+
+  // From now on everything is refused.
+  void mute() { services_ = nullptr; }
+
+  absl::StatusOr<IotlbEntry> translate(uint64_t iova,
+                                       IotlbAccess access) override;
+  void iotlb_access_failed(uint64_t iova, IotlbAccess access) override;
+  absl::Status set_host_notifier(QueueIndex queue,
+                                 HostNotifierArea area) override;
+  absl::Status map_shared_memory(const SharedMemoryMapping& mapping,
+                                 UniqueFd fd) override;
+  absl::Status unmap_shared_memory(const SharedMemoryMapping& mapping) override;
+  absl::Status add_shared_object(const ObjectUuid& uuid) override;
+  absl::Status remove_shared_object(const ObjectUuid& uuid) override;
+  absl::StatusOr<UniqueFd> look_up_shared_object(
+      const ObjectUuid& uuid) override;
+
+ private:
+  class Depth;
+
+  BackendServices& target() {
+    return services_ != nullptr ? *services_ : refusing_;
+  }
+
+  BackendServices* services_;
+  BackendServices refusing_;
+  int depth_ = 0;
+};
+
+}  // namespace vhost
+
+#endif  // HW_VIRTIO_GUARDED_SERVICES_H_

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vhostdev/vhost_dev.h"
+
+#include <utility>
+
+#include "hw/virtio/vhost_dev_impl.h"
+
+namespace vhost {
+
+VhostDev::Impl::Impl(VhostContext& context, std::unique_ptr<VhostOps> ops,
+                     VirtioDevice& device, NotifierBinding& notifiers,
+                     BackendEvents& events, BackendServices* services,
+                     Options options)
+    : ops_(std::move(ops)),
+      context_(context),
+      loop_(context.loop()),
+      device_(device),
+      binding_(notifiers),
+      options_(std::move(options)),
+      events_(loop_, events),
+      services_(services),
+      interrupts_(notifiers, options_.queues.device_queues()),
+      runner_(*ops_, loop_, [this](absl::Status status) {
+        sequence_ended(std::move(status));
+      }) {
+  for (uint32_t i = 0; i < options_.queues.device_queues(); ++i) {
+    const std::optional<BackendQueue> backend =
+        options_.queues.to_backend(QueueIndex{i});
+    if (!backend.has_value()) continue;
+    Queue& queue = queues_.emplace_back();
+    queue.index = QueueIndex{i};
+    queue.backend = *backend;
+  }
+}
+
+VhostDev::Impl::~Impl() = default;
+
+void VhostDev::Impl::attach() {
+  const std::weak_ptr<Impl> weak = weak_from_this();
+  events_.set_owner(weak);
+  runner_.set_owner(weak);
+  ops_->attach(&loop_, this);
+}
+
+void VhostDev::Impl::shut_down() {
+  dead_ = true;
+  runner_.freeze();
+  context_.impl().remove_user(this);
+  unbind_everything();
+  events_.mute();
+  services_.mute();
+  error_watch_.reset();
+  config_watch_.reset();
+  if (inside_backend() || runner_.on_stack()) {
+    // Somewhere below on the stack is the back-end, or the sequence that
+    // called the VMM: both go when the loop turns.
+    loop_.post([keep = shared_from_this()] {});
+    return;
+  }
+  runner_.abandon();
+  call_switch_ = Pending();
+  ops_->close(absl::CancelledError("device destroyed"));
+  current_.reset();
+  next_.reset();
+  collected_.clear();
+}
+
+VhostDev::VhostDev(VhostContext& context, std::unique_ptr<VhostOps> ops,
+                   VirtioDevice& device, NotifierBinding& notifiers,
+                   BackendEvents& events, BackendServices* services,
+                   Options options)
+    : impl_(std::make_shared<Impl>(context, std::move(ops), device, notifiers,
+                                   events, services, std::move(options))) {
+  impl_->attach();
+}
+
+VhostDev::~VhostDev() { impl_->shut_down(); }
+
+void VhostDev::init(Completion done) { impl_->init(std::move(done)); }
+void VhostDev::start(Completion done) { impl_->start(std::move(done)); }
+void VhostDev::stop(StopReason reason, Completion done) {
+  impl_->stop(reason, std::move(done));
+}
+void VhostDev::force_stop(Completion done) {
+  impl_->force_stop(std::move(done));
+}
+void VhostDev::reset(Completion done) { impl_->reset(std::move(done)); }
+void VhostDev::start_queue(QueueIndex vq, Completion done) {
+  impl_->start_queue(vq, std::move(done));
+}
+void VhostDev::stop_queue(QueueIndex vq, Completion done) {
+  impl_->stop_queue(vq, std::move(done));
+}
+void VhostDev::set_queues_enabled(std::span<const QueueIndex> queues,
+                                  bool enabled, Completion done) {
+  impl_->set_queues_enabled(queues, enabled, std::move(done));
+}
+void VhostDev::get_config(uint32_t offset, std::span<std::byte> out,
+                          Completion done) {
+  impl_->get_config(offset, out, std::move(done));
+}
+void VhostDev::set_config(uint32_t offset, std::span<const std::byte> bytes,
+                          ConfigWriter writer, Completion done) {
+  impl_->set_config(offset, bytes, writer, std::move(done));
+}
+void VhostDev::cancel() { impl_->cancel(); }
+absl::Status VhostDev::run(absl::FunctionRef<void(Completion)> operation,
+                           Duration timeout) {
+  // The operation may destroy this device.
+  const std::shared_ptr<Impl> impl = impl_;
+  return impl->run(operation, timeout);
+}
+
+FeatureSet VhostDev::backend_features() const {
+  return impl_->traits().features;
+}
+FeatureSet VhostDev::get_features(FeatureSet table, FeatureSet features) const {
+  return impl_->get_features(table, features);
+}
+absl::Status VhostDev::ack_features(FeatureSet table, FeatureSet features) {
+  return impl_->ack_features(table, features);
+}
+FeatureSet VhostDev::acked_features() const { return impl_->acked_features(); }
+void VhostDev::clear_acked_features() { impl_->clear_acked_features(); }
+
+void VhostDev::mask(QueueIndex vq) { impl_->mask(vq); }
+void VhostDev::unmask(QueueIndex vq) { impl_->unmask(vq); }
+bool VhostDev::pending(QueueIndex vq) { return impl_->pending(vq); }
+MaskMode VhostDev::mask_mode() const { return impl_->mask_mode(); }
+void VhostDev::mask_config() { impl_->mask_config(); }
+void VhostDev::unmask_config() { impl_->unmask_config(); }
+bool VhostDev::config_pending() { return impl_->config_pending(); }
+
+DeviceState VhostDev::state() const { return impl_->state(); }
+const absl::Status& VhostDev::broken_status() const {
+  return impl_->broken_status();
+}
+const BackendTraits& VhostDev::traits() const { return impl_->traits(); }
+BackendCounters VhostDev::counters() const { return impl_->counters(); }
+VringBase VhostDev::queue_base(QueueIndex vq) const {
+  return impl_->queue_base(vq);
+}
+absl::Status VhostDev::set_queue_base(QueueIndex vq, VringBase base) {
+  return impl_->set_queue_base(vq, base);
+}
+bool VhostDev::queue_started(QueueIndex vq) const {
+  return impl_->queue_started(vq);
+}
+const EventNotifier* VhostDev::kick_notifier(QueueIndex vq) const {
+  return impl_->kick_notifier(vq);
+}
+const EventNotifier* VhostDev::call_notifier(QueueIndex vq) const {
+  return impl_->call_notifier(vq);
+}
+std::vector<std::string> VhostDev::migration_blockers() const {
+  return impl_->migration_blockers();
+}
+
+}  // namespace vhost

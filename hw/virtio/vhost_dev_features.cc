@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+// Features: what is offered, what the guest accepted, what a back-end is told.
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "hw/virtio/vhost_dev_impl.h"
+
+namespace vhost {
+
+FeatureSet VhostDev::Impl::get_features(FeatureSet table,
+                                        FeatureSet features) const {
+  return features - (table - traits().features);
+}
+
+absl::Status VhostDev::Impl::ack_features(FeatureSet table,
+                                          FeatureSet features) {
+  const FeatureSet wanted = table & features;
+  const FeatureSet lacking = wanted - traits().features;
+  if (!lacking.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        options_.name, ": back-end does not offer ",
+        absl::StrJoin(feature_names(device_.device_id(), lacking), " ")));
+  }
+  acked_ = acked_ | wanted;
+  return absl::OkStatus();
+}
+
+// What SET_FEATURES says.  An IOMMU that the VMM does not have must not be
+// asked for translations, whatever the guest accepted.
+FeatureSet VhostDev::Impl::wire_features() const {
+  FeatureSet features = acked_;
+  if (!device_.has_iommu()) features.clear(kFeatureAccessPlatform);
+  return features;
+}
+
+}  // namespace vhost

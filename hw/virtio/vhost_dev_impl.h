@@ -1,0 +1,337 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef HW_VIRTIO_VHOST_DEV_IMPL_H_
+#define HW_VIRTIO_VHOST_DEV_IMPL_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/functional/any_invocable.h"
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "hw/virtio/applied_memory.h"
+#include "hw/virtio/context_impl.h"
+#include "hw/virtio/event_queue.h"
+#include "hw/virtio/guarded_services.h"
+#include "hw/virtio/interrupts.h"
+#include "hw/virtio/lifecycle.h"
+#include "hw/virtio/memory_view.h"
+#include "hw/virtio/sequence_runner.h"
+#include "hw/virtio/task.h"
+#include "vhostdev/event_notifier.h"
+#include "vhostdev/vhost_dev.h"
+
+namespace vhost {
+
+// The inside of a VhostDev.  One class, because all of it is about one state;
+// several files, because that state has several concerns:
+//   vhost_dev.cc             the public face; birth and death
+//   vhost_dev_operations.cc  one operation at a time; run, cancel, broken
+//   vhost_dev_init.cc        connecting; what can block a migration
+//   vhost_dev_start.cc       start and its roll-back; single queues
+//   vhost_dev_plan.cc        what a start will tell of each queue
+//   vhost_dev_stop.cc        stop, force_stop, reset; single queues
+//   vhost_dev_position.cc    where rings stand: drained, lost, set by hand
+//   vhost_dev_memory.cc      memory commits
+//   vhost_dev_config.cc      the configuration space and its interrupt
+//   vhost_dev_features.cc    features
+//   vhost_dev_enable.cc      queues enabled and disabled
+//   vhost_dev_masks.cc       what of masking concerns the back-end
+//
+// Shared: posted closures hold it weakly, and whoever may be destroyed by what
+// it calls holds it for that long.  `dead_` says that the VhostDev is gone; the
+// VMM's objects may be too, and are not touched any more.
+class VhostDev::Impl final : public BackendSink,
+                             public MemoryUser,
+                             public std::enable_shared_from_this<Impl> {
+ public:
+  Impl(VhostContext& context, std::unique_ptr<VhostOps> ops,
+       VirtioDevice& device, NotifierBinding& notifiers, BackendEvents& events,
+       BackendServices* services, Options options);
+  ~Impl() override;
+
+  // After construction: what needs a weak pointer to this.
+  void attach();
+  // The VhostDev is destroyed.
+  void shut_down();
+
+  // -- VhostDev's methods (vhost_dev.h) ------------------------------------
+  void init(Completion done);
+  void start(Completion done);
+  void stop(StopReason reason, Completion done);
+  void force_stop(Completion done);
+  void reset(Completion done);
+  void start_queue(QueueIndex vq, Completion done);
+  void stop_queue(QueueIndex vq, Completion done);
+  void set_queues_enabled(std::span<const QueueIndex> queues, bool enabled,
+                          Completion done);
+  void get_config(uint32_t offset, std::span<std::byte> out, Completion done);
+  void set_config(uint32_t offset, std::span<const std::byte> bytes,
+                  ConfigWriter writer, Completion done);
+  void cancel();
+  absl::Status run(absl::FunctionRef<void(Completion)> operation,
+                   Duration timeout);
+  FeatureSet get_features(FeatureSet table, FeatureSet features) const;
+  absl::Status ack_features(FeatureSet table, FeatureSet features);
+  FeatureSet acked_features() const { return acked_; }
+  void clear_acked_features() { acked_ = FeatureSet(); }
+  void mask(QueueIndex vq);
+  void unmask(QueueIndex vq);
+  bool pending(QueueIndex vq);
+  MaskMode mask_mode() const;
+  void mask_config();
+  void unmask_config();
+  bool config_pending();
+  DeviceState state() const { return life_.state(); }
+  const absl::Status& broken_status() const { return broken_status_; }
+  const BackendTraits& traits() const { return ops_->traits(); }
+  BackendCounters counters() const { return ops_->counters(); }
+  VringBase queue_base(QueueIndex vq) const;
+  absl::Status set_queue_base(QueueIndex vq, VringBase base);
+  bool queue_started(QueueIndex vq) const;
+  const EventNotifier* kick_notifier(QueueIndex vq) const;
+  const EventNotifier* call_notifier(QueueIndex vq) const;
+  std::vector<std::string> migration_blockers() const { return blockers_; }
+
+  // -- BackendSink ---------------------------------------------------------
+  void on_config_changed() override;
+  void on_vring_call(BackendQueue vq) override;
+  void on_vring_error(BackendQueue vq) override;
+  void on_lost(const absl::Status& why) override;
+  BackendServices& services() override { return services_; }
+
+  // -- MemoryUser ----------------------------------------------------------
+  absl::string_view name() const override { return options_.name; }
+  MemoryPolicy memory_policy() const override;
+  uint64_t max_memory_slots() const override;
+  absl::Status memory_committed() override;
+  bool memory_settled() const override;
+  void pump(MonotonicTime deadline) override;
+
+ private:
+  // -- Operations (vhost_dev_operations.cc) --------------------------------
+
+  enum class Preempts : uint8_t { kNo, kYes };
+  enum class Tell : uint8_t { kVmm, kNobody };
+  struct Operation {
+    absl::string_view name;  // "start"; a literal.
+    Completion done = nullptr;
+    std::vector<DeviceState> states = {};  // Where it may begin.
+    absl::AnyInvocable<Task()> make = nullptr;
+    Preempts preempts = Preempts::kNo;
+    bool internal = false;   // A memory update: nobody asked for it.
+    bool collected = false;  // By run(); otherwise posted.
+    uint64_t serial = 0;
+  };
+
+  void begin(Operation operation);
+  void launch(Operation operation);
+  void sequence_ended(absl::Status status);
+  void go_on();
+  void complete(Operation operation, const absl::Status& status);
+  void end_operations(const absl::Status& why, Tell tell);
+  // Runs `work` from the loop, if the device is still there.
+  void defer(absl::AnyInvocable<void(Impl&)> work);
+
+  absl::Status run_until(const bool& over, Duration timeout);
+  void pump_once(MonotonicTime deadline);
+  void run_collected();
+
+  MonotonicTime after(Duration duration) const;
+  // Whether the back-end is on the stack and must not be called.
+  bool inside_backend() const { return in_sink_ > 0 || services_.answering(); }
+
+  // The back-end is gone, or what it did is not known: closes it, keeps where
+  // rings stand and tells the VMM once.  Idempotent.
+  void become_broken(const absl::Status& why);
+  void note_broken(const absl::Status& why, Tell tell);
+  // What of a loss calls the VMM; from the loop, and before it matters.
+  void unbind_everything();
+  // The status of `result`; moves to kBroken if the fate of a step is unknown.
+  absl::Status judge(const BatchResult& result);
+  // Why a sequence must not go on, if so.
+  absl::Status interrupted() const;
+
+  // -- Queues --------------------------------------------------------------
+
+  // Whether it is known where a stopped ring goes on.
+  enum class Position : uint8_t { kFresh, kKnown, kLost };
+  struct Queue {
+    QueueIndex index{};
+    BackendQueue backend{};
+    std::unique_ptr<EventNotifier> kick;  // Made on first use, then kept.
+    std::optional<bool> enabled;          // As set_queues_enabled said last.
+
+    Position position = Position::kFresh;
+    VringBase base{};
+
+    // Of the ring that runs, or ran last.
+    VringSetup ring;
+    RingFormat format = RingFormat::kSplit;
+    VectorIndex vector = kNoVector;
+    bool started = false;  // KICK is applied.
+    bool runs_enabled = false;
+    bool kick_bound = false;
+    bool undrained = false;  // Stopped, with requests in flight.
+  };
+
+  Queue* find(QueueIndex vq);
+  const Queue* find(QueueIndex vq) const;
+  Queue* find(BackendQueue vq);
+  std::vector<QueueIndex> started_queues() const;
+  RingFormat ring_format() const;
+  MemoryView& view();
+
+  // -- Sequences.  Parameters by value (task.h). ---------------------------
+
+  Task init_task();
+  absl::Status check_backend() const;
+  absl::Status join();
+  void update_blockers();
+
+  // What a start will do to one queue.
+  struct Planned {
+    QueueIndex vq{};
+    VringSetup setup;
+    RingFormat format = RingFormat::kSplit;
+    VectorIndex vector = kNoVector;
+    bool bind_kick = false;
+    bool enabled = true;
+  };
+  // A start under way: what of it has to be undone.
+  struct Attempt {
+    std::vector<Planned> queues;
+    uint64_t generation = 0;  // Of the memory the rings were placed in.
+    bool features_set = false;
+    std::vector<QueueIndex> kicked;
+  };
+
+  absl::Status plan(std::vector<QueueIndex> queues);
+  absl::Status plan_queue(Queue& queue, const VirtqueueConfig& config);
+  absl::Status place_again();
+  std::vector<Interrupts::Use> planned_uses() const;
+  void name_notifiers();
+  absl::Status make_error_notifier();
+  absl::Status bind_planned();
+  void unbind(std::vector<QueueIndex> queues);
+  Go go_verb();
+  Configure configure_verb(bool with_memory);
+  FeatureSet wire_features() const;
+  void note_kicked(const BatchResult& result);
+  absl::Status nudge();
+
+  enum class Scope : uint8_t { kDevice, kQueue };
+  Task start_task();
+  Task start_queue_task(QueueIndex vq);
+  Task bring_up(Scope scope, MonotonicTime deadline);
+  Task configure_and_go(Scope scope, MonotonicTime deadline);
+  Task roll_back(Scope scope);
+
+  Task stop_task(StopReason reason);
+  Task stop_queue_task(QueueIndex vq);
+  Task reset_task();
+  Task take_back(std::vector<QueueIndex> queues, MonotonicTime deadline);
+  Task put_to_rest();
+  Task drain(std::vector<QueueIndex> queues, MonotonicTime deadline);
+  void forget_positions();
+
+  absl::Status note_harvest(const std::vector<QueueIndex>& queues,
+                            const BatchResult& result);
+  absl::Status check_drained(const std::vector<QueueIndex>& queues);
+  absl::Status check_drained(Queue& queue);
+  absl::StatusOr<uint16_t> ring_index(const RingPart& part, bool big_endian);
+  void keep_positions();
+  void lose_position(Queue& queue);
+  absl::StatusOr<VringBase> resolve_position(const Queue& queue,
+                                             const VringSetup& ring);
+
+  Task enable_task(std::vector<QueueIndex> queues, bool enabled);
+  void note_enabled(const SetQueuesEnabled& asked, const BatchResult& result);
+
+  // -- Memory --------------------------------------------------------------
+
+  Task memory_task();
+  absl::Status check_rings();
+  bool backend_has_memory() const;
+  void launch_memory_update();
+
+  // -- Configuration -------------------------------------------------------
+
+  Task get_config_task(uint32_t offset, std::byte* out, size_t size);
+  Task set_config_task(uint32_t offset, std::vector<std::byte> bytes,
+                       ConfigWriter writer);
+  absl::Status check_config_range(uint64_t offset, uint64_t size) const;
+  absl::Status make_config_notifier();
+  void config_signalled();
+
+  // -- Masks ---------------------------------------------------------------
+
+  void post_call_switch();
+  void switch_calls();
+  void calls_switched(std::vector<Interrupts::Switch> switches,
+                      const BatchResult& result);
+
+  // ------------------------------------------------------------------------
+
+  const std::unique_ptr<VhostOps> ops_;  // First: destroyed last.
+  VhostContext& context_;
+  EventLoop& loop_;
+  VirtioDevice& device_;
+  NotifierBinding& binding_;
+  const Options options_;
+
+  EventQueue events_;
+  GuardedServices services_;
+  Interrupts interrupts_;
+  Lifecycle life_;
+  absl::Status broken_status_;
+  bool dead_ = false;
+  int in_sink_ = 0;
+
+  std::optional<Operation> current_;
+  std::optional<Operation> next_;  // Waits for the current one to end.
+  bool preempted_ = false;         // The current one is to end soon.
+  uint64_t serials_ = 0;
+  bool running_ = false;  // Inside run().
+  struct Collected {
+    Completion done;
+    absl::Status status;
+  };
+  std::deque<Collected> collected_;
+
+  std::vector<Queue> queues_;  // The back-end's, sorted by device queue.
+  Attempt attempt_;
+  FeatureSet acked_;
+  uint64_t promised_slots_ = 0;  // What earlier connections offered.
+  std::vector<std::string> blockers_;
+  std::unique_ptr<EventNotifier> error_;
+  std::unique_ptr<EventLoop::Watch> error_watch_;
+
+  AppliedMemory applied_;
+  bool memory_changed_ = false;  // Recorded while a sequence runs.
+  absl::Status memory_status_;   // Of the last update.
+
+  std::vector<std::byte> config_;  // Empty: not known.
+  uint64_t config_changes_ = 0;
+  std::unique_ptr<EventNotifier> config_call_;
+  std::unique_ptr<EventLoop::Watch> config_watch_;
+  bool config_masked_ = false;
+  bool config_held_ = false;  // Signalled while masked.
+
+  bool backend_masks_ = true;  // Until it refuses.
+  bool switching_ = false;
+  Pending call_switch_;
+
+  SequenceRunner runner_;  // Last: frames use all of the above.
+};
+
+}  // namespace vhost
+
+#endif  // HW_VIRTIO_VHOST_DEV_IMPL_H_

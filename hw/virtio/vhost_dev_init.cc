@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+// Connecting to a back-end, and what of it stands in the way of a migration.
+#include <set>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "hw/virtio/vhost_dev_impl.h"
+#include "vhostdev/status.h"
+
+namespace vhost {
+namespace {
+
+// Most bytes of configuration space a request carries.
+// Source: vhost-user.rst, "Virtio device config space".
+constexpr uint32_t kMaxConfigSize = 256;
+
+}  // namespace
+
+void VhostDev::Impl::init(Completion done) {
+  using enum DeviceState;
+  begin({.name = "init",
+         .done = std::move(done),
+         .states = {kCreated, kBroken},
+         .make = [this] { return init_task(); }});
+}
+
+Task VhostDev::Impl::init_task() {
+  unbind_everything();
+  std::set<BackendQueue> served;
+  for (const Queue& queue : queues_) {
+    if (!served.insert(queue.backend).second) {
+      co_return absl::InvalidArgumentError(absl::StrCat(
+          "back-end queue ", to_int(queue.backend), " is mapped twice"));
+    }
+  }
+  if (options_.queues.device_queues() > kMaxQueues) {
+    co_return absl::InvalidArgumentError(absl::StrCat(
+        options_.queues.device_queues(), " queues; at most ", kMaxQueues));
+  }
+  if (options_.config_size > kMaxConfigSize) {
+    co_return absl::InvalidArgumentError(
+        absl::StrCat("configuration space of ", options_.config_size,
+                     " bytes; at most ", kMaxConfigSize));
+  }
+  Verb open = Open{.config_size = options_.config_size};
+  BatchResult opened =
+      co_await Submit(runner_, std::move(open), after(options_.init_timeout));
+  absl::Status status = opened.status;
+  if (status.ok()) status = check_backend();
+  if (status.ok()) status = join();
+  if (status.ok()) status = life_.move_to(DeviceState::kReady);
+  if (!status.ok()) {
+    context_.impl().remove_user(this);
+    ops_->close(status);
+    co_return status;
+  }
+  broken_status_ = absl::OkStatus();
+  promised_slots_ = traits().max_memory_slots;
+  backend_masks_ = true;
+  config_.clear();
+  if (opened.bytes.size() == options_.config_size) {
+    config_ = std::move(opened.bytes);
+  }
+  update_blockers();
+  co_return status;
+}
+
+// Whether the back-end that was found can be this device.
+absl::Status VhostDev::Impl::check_backend() const {
+  const BackendTraits& traits = ops_->traits();
+  for (const Queue& queue : queues_) {
+    if (options_.fewer_queues_ok) break;
+    if (options_.fewer_queues_ok) break;
+    if (to_int(queue.backend) < traits.max_queues) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("back-end queue ", to_int(queue.backend), " of ",
+                     traits.max_queues, " queues"));
+  }
+  if (options_.config_size > 0 && !traits.has_config) {
+    return absl::UnimplementedError("back-end has no configuration space");
+  }
+  if (device_.has_iommu() && !traits.features.has(kFeatureAccessPlatform)) {
+    return absl::UnimplementedError("back-end cannot work behind an IOMMU");
+  }
+  // It would need a way to ask for translations and one to be told of them.
+  if (traits.kind == "vhost-user" &&
+      traits.features.has(kFeatureAccessPlatform) &&
+      !(traits.acks_requests && traits.has_backend_channel)) {
+    return absl::UnimplementedError(
+        "back-end offers ACCESS_PLATFORM without REPLY_ACK and BACKEND_REQ");
+  }
+  // Whoever counted on the slots (memory hot-plug) still does.
+  if (traits.max_memory_slots < promised_slots_) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        traits.max_memory_slots, " memory slots; the back-end had ",
+        promised_slots_, " before"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status VhostDev::Impl::join() {
+  applied_.clear();
+  memory_changed_ = false;
+  context_.impl().remove_user(this);
+  return context_.impl().add_user(this);
+}
+
+void VhostDev::Impl::update_blockers() {
+  const BackendTraits& traits = ops_->traits();
+  std::vector<std::string> now;
+  if (!traits.features.has(kFeatureLogAll)) {
+    now.push_back(absl::StrCat(options_.name,
+                               ": back-end does not offer LOG_ALL: it cannot "
+                               "tell which memory it writes"));
+  } else if (!traits.takes_log && traits.needs_shared_log) {
+    now.push_back(absl::StrCat(options_.name,
+                               ": back-end does not take a shared dirty log"));
+  }
+  if (now == blockers_) return;
+  blockers_ = std::move(now);
+  events_.migration_blockers_changed();
+}
+
+}  // namespace vhost

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+// Following the guest's memory while a back-end has a table of it.
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "hw/virtio/ring_layout.h"
+#include "hw/virtio/vhost_dev_impl.h"
+#include "vhostdev/status.h"
+
+namespace vhost {
+
+MemoryPolicy VhostDev::Impl::memory_policy() const {
+  return ops_->traits().memory_policy;
+}
+
+uint64_t VhostDev::Impl::max_memory_slots() const {
+  return ops_->traits().max_memory_slots;
+}
+
+MemoryView& VhostDev::Impl::view() {
+  return context_.impl().view(memory_policy());
+}
+
+// Whether there is a table to keep up to date.
+bool VhostDev::Impl::backend_has_memory() const {
+  using enum DeviceState;
+  switch (state()) {
+    case kCreated:
+    case kBroken:
+      return false;
+    case kReady:
+      return applied_.slots_used() > 0;
+    case kStarting:
+    case kRunning:
+    case kStopping:
+      return true;
+  }
+  return false;
+}
+
+absl::Status VhostDev::Impl::memory_committed() {
+  if (dead_ || !backend_has_memory()) return absl::OkStatus();
+  const absl::Status in_place = check_rings();
+  if (!in_place.ok()) {
+    become_broken(in_place);
+    return annotate(in_place, options_.name);
+  }
+  absl::Status fits;
+  if (view().size() > traits().max_memory_slots) {
+    fits = absl::ResourceExhaustedError(absl::StrCat(
+        options_.name, ": ", view().size(), " memory sections for ",
+        traits().max_memory_slots, " slots"));
+    events_.memory_refused(fits);
+  }
+  if (current_.has_value()) {
+    memory_changed_ = true;  // Applied when the sequence ends.
+    return fits;
+  }
+  if (inside_backend()) {
+    memory_changed_ = true;
+    defer([](Impl& self) { self.go_on(); });
+    return fits;
+  }
+  launch_memory_update();
+  if (fits.ok() && memory_settled()) return memory_status_;
+  return fits;
+}
+
+bool VhostDev::Impl::memory_settled() const {
+  return !memory_changed_ && !(current_.has_value() && current_->internal);
+}
+
+void VhostDev::Impl::launch_memory_update() {
+  using enum DeviceState;
+  memory_changed_ = false;
+  memory_status_ = absl::OkStatus();
+  if (!backend_has_memory()) {
+    context_.impl().user_settled(this, memory_status_);
+    return;
+  }
+  Operation update = {.name = "memory update",
+                      .states = {kReady, kRunning},
+                      .make = [this] { return memory_task(); },
+                      .internal = true};
+  update.serial = ++serials_;
+  launch(std::move(update));
+}
+
+// A started ring is where its back-end was told, for as long as it runs.
+absl::Status VhostDev::Impl::check_rings() {
+  for (const Queue& queue : queues_) {
+    if (!queue.started) continue;
+    VHOST_RETURN_IF_ERROR(annotate(check_ring_in_place(queue.ring.addr, view()),
+                                   absl::StrCat("vq ", to_int(queue.index))));
+  }
+  return absl::OkStatus();
+}
+
+Task VhostDev::Impl::memory_task() {
+  absl::Status status = check_rings();
+  if (!status.ok()) {
+    become_broken(status);
+    co_return status;
+  }
+  const MemoryDiff diff = applied_.diff_to(view(), traits().max_memory_slots);
+  if (diff.empty()) co_return status;
+  Verb update = UpdateMemory{.diff = diff};
+  BatchResult updated = co_await Submit(runner_, std::move(update),
+                                        after(options_.start_timeout));
+  status = judge(updated);
+  if (state() == DeviceState::kBroken) co_return status;
+  applied_.apply(diff, updated);
+  if (status.ok()) co_return status;
+
+  for (const Step& step : updated.refused) {
+    // Memory that must not be used any more still is, or no table is right.
+    if (step.kind != StepKind::kMemoryAdd) {
+      become_broken(status);
+      co_return status;
+    }
+  }
+  const MemoryDiff back = applied_.rollback(diff);
+  if (!back.empty()) {
+    Verb undo = UpdateMemory{.diff = back};
+    BatchResult undone = co_await Submit(runner_, std::move(undo),
+                                         after(options_.start_timeout));
+    absl::Status restored = judge(undone);
+    if (state() == DeviceState::kBroken) co_return restored;
+    applied_.apply(back, undone);
+    if (!restored.ok()) {
+      become_broken(annotate(restored, "roll-back"));
+      co_return restored;
+    }
+  }
+  events_.memory_refused(annotate(status, options_.name));
+  co_return status;
+}
+
+}  // namespace vhost

@@ -1,0 +1,311 @@
+// SPDX-License-Identifier: Apache-2.0
+// One operation at a time: how they begin, end, wait and are cut short; and
+// how a device becomes broken.
+#include <algorithm>
+#include <chrono>
+#include <thread>
+#include <utility>
+
+#include "absl/cleanup/cleanup.h"
+#include "absl/strings/str_cat.h"
+#include "hw/virtio/vhost_dev_impl.h"
+#include "vhostdev/status.h"
+
+namespace vhost {
+namespace {
+
+// How long run() sleeps at a time while only the clock can bring news.
+constexpr auto kNap = std::chrono::microseconds(200);
+
+// Whether a failure says nothing about what the back-end did.
+bool is_silence(const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kUnavailable:
+    case absl::StatusCode::kDeadlineExceeded:
+    case absl::StatusCode::kCancelled:
+    case absl::StatusCode::kDataLoss:
+      return true;
+    default:
+      return false;
+  }
+}
+
+}  // namespace
+
+void VhostDev::Impl::begin(Operation operation) {
+  operation.collected = running_;
+  operation.serial = ++serials_;
+  if (services_.answering()) {
+    complete(std::move(operation),
+             absl::FailedPreconditionError(
+                 "called while a request of the back-end is answered"));
+    return;
+  }
+  if (!current_.has_value()) {
+    launch(std::move(operation));
+    return;
+  }
+  const bool may_wait =
+      operation.preempts == Preempts::kYes || current_->internal;
+  if (may_wait && !next_.has_value()) {
+    if (operation.preempts == Preempts::kYes) preempted_ = true;
+    next_ = std::move(operation);
+    return;
+  }
+  const absl::string_view busy_with =
+      current_->internal ? next_->name : current_->name;
+  complete(std::move(operation), absl::FailedPreconditionError(
+                                     absl::StrCat(busy_with, " in progress")));
+}
+
+void VhostDev::Impl::launch(Operation operation) {
+  const absl::Status allowed = life_.expect(operation.states);
+  if (!allowed.ok()) {
+    complete(std::move(operation), allowed);
+    return;
+  }
+  preempted_ = false;
+  current_ = std::move(operation);
+  Task task = current_->make();
+  runner_.run(std::move(task));
+}
+
+void VhostDev::Impl::sequence_ended(absl::Status status) {
+  Operation ended = *std::exchange(current_, std::nullopt);
+  preempted_ = false;
+  if (ended.internal) {
+    memory_status_ = status;
+    context_.impl().user_settled(this, status);
+  } else {
+    complete(std::move(ended), status);
+  }
+  go_on();
+}
+
+// What was recorded while a sequence ran happens now.
+void VhostDev::Impl::go_on() {
+  if (dead_ || current_.has_value()) return;
+  if (memory_changed_) launch_memory_update();
+  if (current_.has_value()) return;
+  if (next_.has_value()) launch(*std::exchange(next_, std::nullopt));
+  post_call_switch();
+}
+
+void VhostDev::Impl::complete(Operation operation, const absl::Status& status) {
+  if (!operation.done) return;
+  absl::Status told = annotate(annotate(status, operation.name), options_.name);
+  if (operation.collected && running_) {
+    collected_.push_back({std::move(operation.done), std::move(told)});
+    return;
+  }
+  loop_.post([weak = weak_from_this(), done = std::move(operation.done),
+              told = std::move(told)]() mutable {
+    const std::shared_ptr<Impl> self = weak.lock();
+    if (self != nullptr && !self->dead_) done(std::move(told));
+  });
+}
+
+void VhostDev::Impl::defer(absl::AnyInvocable<void(Impl&)> work) {
+  loop_.post([weak = weak_from_this(), work = std::move(work)]() mutable {
+    const std::shared_ptr<Impl> self = weak.lock();
+    if (self != nullptr && !self->dead_) work(*self);
+  });
+}
+
+void VhostDev::Impl::cancel() {
+  if (!current_.has_value()) return;
+  if (current_->internal && !next_.has_value()) return;
+  if (inside_backend() || runner_.on_stack()) {
+    defer([serial = current_->serial](Impl& self) {
+      if (self.current_.has_value() && self.current_->serial == serial) {
+        self.cancel();
+      }
+    });
+    return;
+  }
+  end_operations(absl::CancelledError("cancelled"), Tell::kVmm);
+}
+
+// Ends whatever is under way, and the connection with it.
+void VhostDev::Impl::end_operations(const absl::Status& why, Tell tell) {
+  // ORDER: broken first, so that what abandoning a verb makes the back-end
+  // report is no news; abandoned before the back-end is closed, so that
+  // nothing resumes.
+  if (state() != DeviceState::kCreated) note_broken(why, tell);
+  runner_.abandon();
+  call_switch_ = Pending();
+  switching_ = false;
+  ops_->close(why);
+  context_.impl().remove_user(this);
+  std::optional<Operation> ended = std::exchange(current_, std::nullopt);
+  std::optional<Operation> waiting = std::exchange(next_, std::nullopt);
+  preempted_ = false;
+  if (ended.has_value() && !ended->internal) complete(*std::move(ended), why);
+  if (waiting.has_value()) complete(*std::move(waiting), why);
+}
+
+void VhostDev::Impl::become_broken(const absl::Status& why) {
+  using enum DeviceState;
+  if (state() == kCreated || state() == kBroken) return;
+  note_broken(why, Tell::kVmm);
+  if (!inside_backend()) {
+    ops_->close(why);
+    return;
+  }
+  defer([](Impl& self) {
+    if (self.state() == kBroken && !self.current_.has_value()) {
+      self.ops_->close(self.broken_status_);
+    }
+  });
+}
+
+void VhostDev::Impl::note_broken(const absl::Status& why, Tell tell) {
+  if (state() == DeviceState::kBroken) return;
+  // ORDER: positions are read from guest memory before the references to it
+  // are given up.
+  keep_positions();
+  if (!life_.move_to(DeviceState::kBroken).ok()) return;
+  broken_status_ = why;
+  applied_.clear();
+  memory_changed_ = false;
+  config_.clear();
+  ++config_changes_;
+  context_.impl().remove_user(this);
+  defer([](Impl& self) {
+    if (self.state() == DeviceState::kBroken) self.unbind_everything();
+  });
+  if (tell == Tell::kVmm) events_.broken(annotate(why, options_.name));
+}
+
+void VhostDev::Impl::unbind_everything() {
+  std::vector<QueueIndex> all;
+  for (const Queue& queue : queues_) all.push_back(queue.index);
+  unbind(std::move(all));
+}
+
+absl::Status VhostDev::Impl::judge(const BatchResult& result) {
+  if (result.status.ok()) return result.status;
+  const bool nothing_known = result.applied.empty() && result.refused.empty();
+  if (!result.unknown.empty() || (nothing_known && is_silence(result.status))) {
+    become_broken(result.status);
+  }
+  return result.status;
+}
+
+absl::Status VhostDev::Impl::interrupted() const {
+  if (dead_) return absl::CancelledError("device destroyed");
+  if (state() == DeviceState::kBroken) return broken_status_;
+  if (preempted_) return absl::CancelledError("ended by a stop");
+  return absl::OkStatus();
+}
+
+MonotonicTime VhostDev::Impl::after(Duration duration) const {
+  return loop_.now() + duration;
+}
+
+absl::Status VhostDev::Impl::run(absl::FunctionRef<void(Completion)> operation,
+                                 Duration timeout) {
+  if (running_ || inside_backend() || runner_.on_stack()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(options_.name, ": run inside another call"));
+  }
+  const std::shared_ptr<Impl> self = shared_from_this();
+  struct Outcome {
+    bool over = false;
+    absl::Status status;
+  };
+  const auto outcome = std::make_shared<Outcome>();
+  running_ = true;
+  operation([outcome](absl::Status status) {
+    outcome->over = true;
+    outcome->status = std::move(status);
+  });
+  const absl::Status turned = run_until(outcome->over, timeout);
+  running_ = false;
+  if (dead_) return absl::CancelledError("device destroyed");
+  for (Collected& left : std::exchange(collected_, {})) {
+    defer([done = std::move(left.done), status = std::move(left.status)](
+              Impl&) mutable { done(std::move(status)); });
+  }
+  if (state() == DeviceState::kBroken) unbind_everything();
+  return turned.ok() ? outcome->status : turned;
+}
+
+// Drives the back-end until `over`.
+absl::Status VhostDev::Impl::run_until(const bool& over, Duration timeout) {
+  const MonotonicTime deadline = after(timeout);
+  // The clock of a test's loop may stand still.
+  const MonotonicTime real_deadline =
+      std::chrono::steady_clock::now() + timeout;
+  while (true) {
+    run_collected();
+    if (over || dead_) return absl::OkStatus();
+    if (!current_.has_value() && !next_.has_value()) {
+      return absl::FailedPreconditionError(
+          absl::StrCat(options_.name, ": no operation was begun"));
+    }
+    if (loop_.now() >= deadline ||
+        std::chrono::steady_clock::now() >= real_deadline) {
+      break;
+    }
+    pump_once(deadline);
+  }
+  const absl::string_view name =
+      current_->internal ? next_->name : current_->name;
+  const absl::Status late = absl::DeadlineExceededError(absl::StrCat(
+      options_.name, ": ", name, ": not done within ",
+      std::chrono::duration_cast<std::chrono::milliseconds>(timeout).count(),
+      " ms"));
+  cancel();
+  run_collected();
+  return late;
+}
+
+void VhostDev::Impl::pump_once(MonotonicTime deadline) {
+  const std::optional<MonotonicTime> wake_at = runner_.wake_at();
+  const MonotonicTime until =
+      wake_at.has_value() ? std::min(deadline, *wake_at) : deadline;
+  ops_->pump(until);
+  if (dead_) return;
+  if (runner_.wake_at().has_value() && loop_.now() < until) {
+    // pump() had nothing to wait for, but the sequence sleeps.
+    std::this_thread::sleep_for(kNap);
+  }
+  runner_.wake_if_due();
+}
+
+void VhostDev::Impl::run_collected() {
+  while (!collected_.empty() && !dead_) {
+    Collected next = std::move(collected_.front());
+    collected_.pop_front();
+    next.done(std::move(next.status));
+  }
+}
+
+void VhostDev::Impl::pump(MonotonicTime deadline) {
+  if (inside_backend() || runner_.on_stack()) return;
+  const std::shared_ptr<Impl> self = shared_from_this();
+  pump_once(deadline);
+}
+
+void VhostDev::Impl::on_vring_call(BackendQueue vq) {
+  const Queue* queue = find(vq);
+  if (queue == nullptr || dead_) return;
+  const EventNotifier* call = interrupts_.notifier(queue->index);
+  // A notifier that cannot take one more signal is set already.
+  if (call != nullptr) static_cast<void>(call->signal());
+}
+
+void VhostDev::Impl::on_vring_error(BackendQueue vq) {
+  const Queue* queue = find(vq);
+  if (queue != nullptr) events_.vring_error(queue->index);
+}
+
+void VhostDev::Impl::on_lost(const absl::Status& why) {
+  ++in_sink_;
+  const absl::Cleanup leave = [this] { --in_sink_; };
+  if (dead_ || state() == DeviceState::kCreated) return;
+  note_broken(why, Tell::kVmm);
+}
+
+}  // namespace vhost

@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a start tells of each queue: checked, translated and with notifiers,
+// before anything is sent.
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "hw/virtio/ring_layout.h"
+#include "hw/virtio/vhost_dev_impl.h"
+#include "vhostdev/status.h"
+
+namespace vhost {
+namespace {
+
+std::string vq_name(QueueIndex vq) { return absl::StrCat("vq ", to_int(vq)); }
+
+}  // namespace
+
+// Fills `attempt_` with the queues of `queues` that the guest configured.
+absl::Status VhostDev::Impl::plan(std::vector<QueueIndex> queues) {
+  attempt_ = Attempt();
+  if (!traits().features.contains(acked_)) {
+    const std::vector<std::string> names =
+        feature_names(device_.device_id(), acked_ - traits().features);
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the guest uses ", names.front(), ", which the back-end lacks"));
+  }
+  if (view().size() > traits().max_memory_slots) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat(view().size(), " memory sections for ",
+                     traits().max_memory_slots, " slots"));
+  }
+  for (const QueueIndex vq : queues) {
+    Queue* queue = find(vq);
+    const VirtqueueConfig config = device_.queue(vq);
+    if (queue == nullptr || config.num == 0 || config.desc_gpa == 0) continue;
+    VHOST_RETURN_IF_ERROR(annotate(plan_queue(*queue, config), vq_name(vq)));
+  }
+  attempt_.generation = view().generation();
+  VHOST_RETURN_IF_ERROR(make_error_notifier());
+  VHOST_RETURN_IF_ERROR(interrupts_.prepare(planned_uses()));
+  name_notifiers();
+  return absl::OkStatus();
+}
+
+absl::Status VhostDev::Impl::plan_queue(Queue& queue,
+                                        const VirtqueueConfig& config) {
+  if (to_int(queue.backend) >= traits().max_queues) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("back-end has ", traits().max_queues, " queues"));
+  }
+  Planned planned;
+  planned.vq = queue.index;
+  planned.format = ring_format();
+  planned.enabled = queue.enabled.value_or(config.enabled);
+  const bool iommu = device_.has_iommu();
+  absl::StatusOr<VringAddresses> placed =
+      place_ring(config, planned.format, iommu ? nullptr : &view());
+  if (!placed.ok()) return placed.status();
+  planned.setup.index = queue.backend;
+  planned.setup.num = config.num;
+  planned.setup.addr = *placed;
+  planned.setup.big_endian =
+      device_.legacy_big_endian() && !acked_.has(kFeatureVersion1);
+  absl::StatusOr<VringBase> base = resolve_position(queue, planned.setup);
+  if (!base.ok()) return base.status();
+  planned.setup.base = *base;
+
+  if (binding_.kick_mode(queue.index) == NotifyMode::kFd) {
+    planned.bind_kick = true;
+    if (queue.kick == nullptr) {
+      absl::StatusOr<EventNotifier> made = EventNotifier::create();
+      if (!made.ok()) return annotate(made.status(), "kick notifier");
+      queue.kick = std::make_unique<EventNotifier>(std::move(*made));
+    }
+  }
+  if (binding_.call_mode(queue.index) == NotifyMode::kFd ||
+      binding_.call_mode(queue.index) == NotifyMode::kInBand) {
+    planned.vector = config.vector;
+  }
+  attempt_.queues.push_back(std::move(planned));
+  return absl::OkStatus();
+}
+
+// Memory changed while the features were negotiated: the rings must be where
+// they will be when the back-end gets them.
+absl::Status VhostDev::Impl::place_again() {
+  if (attempt_.generation == view().generation() || device_.has_iommu()) {
+    return absl::OkStatus();
+  }
+  for (Planned& planned : attempt_.queues) {
+    const VringAddresses& ring = planned.setup.addr;
+    const VirtqueueConfig config = {.num = planned.setup.num,
+                                    .desc_gpa = ring.desc.gpa,
+                                    .avail_gpa = ring.avail.gpa,
+                                    .used_gpa = ring.used.gpa};
+    absl::StatusOr<VringAddresses> placed =
+        place_ring(config, planned.format, &view());
+    if (!placed.ok()) return annotate(placed.status(), vq_name(planned.vq));
+    planned.setup.addr = *placed;
+  }
+  attempt_.generation = view().generation();
+  return absl::OkStatus();
+}
+
+std::vector<Interrupts::Use> VhostDev::Impl::planned_uses() const {
+  std::vector<Interrupts::Use> uses;
+  for (const Planned& planned : attempt_.queues) {
+    uses.push_back({planned.vq, planned.vector});
+  }
+  return uses;
+}
+
+void VhostDev::Impl::name_notifiers() {
+  for (Planned& planned : attempt_.queues) {
+    VringSetup& setup = planned.setup;
+    const Queue& queue = *find(planned.vq);
+    setup.err = NotifyRef::by_fd(error_->write_fd());
+    switch (binding_.kick_mode(planned.vq)) {
+      case NotifyMode::kFd:
+        setup.kick = NotifyRef::by_fd(queue.kick->read_fd());
+        break;
+      case NotifyMode::kPolling:
+        setup.kick = NotifyRef::polling();
+        break;
+      case NotifyMode::kInBand:
+        setup.kick = NotifyRef::in_band();
+        break;
+    }
+    const EventNotifier* call = interrupts_.notifier(planned.vector);
+    if (call == nullptr) {
+      setup.call = NotifyRef::polling();
+    } else if (binding_.call_mode(planned.vq) == NotifyMode::kInBand) {
+      setup.call = NotifyRef::in_band();
+    } else {
+      setup.call = NotifyRef::by_fd(call->write_fd());
+    }
+  }
+}
+
+// One for all queues: with one each, 256 queues would not fit the usual limit
+// of 1024 descriptors.
+absl::Status VhostDev::Impl::make_error_notifier() {
+  if (error_ != nullptr) return absl::OkStatus();
+  absl::StatusOr<EventNotifier> made = EventNotifier::create();
+  if (!made.ok()) return annotate(made.status(), "error notifier");
+  error_ = std::make_unique<EventNotifier>(std::move(*made));
+  error_watch_ =
+      loop_.watch(error_->read_fd(), {.readable = true}, [this](IoEvents) {
+        if (error_->test_and_clear()) events_.vring_error(std::nullopt);
+      });
+  return absl::OkStatus();
+}
+
+absl::Status VhostDev::Impl::bind_planned() {
+  std::vector<KickBinding> kicks;
+  std::vector<QueueIndex> kicked;
+  for (const Planned& planned : attempt_.queues) {
+    if (!planned.bind_kick) continue;
+    kicks.push_back({planned.vq, find(planned.vq)->kick.get()});
+    kicked.push_back(planned.vq);
+  }
+  if (!kicks.empty()) {
+    VHOST_RETURN_IF_ERROR(
+        annotate(binding_.bind_kicks(kicks), "bind of kick notifiers"));
+  }
+  // A VMM may have destroyed the device, and the binding, in there.
+  if (dead_) return interrupted();
+  for (const QueueIndex vq : kicked) find(vq)->kick_bound = true;
+  return annotate(interrupts_.bind(planned_uses()), "bind of call notifiers");
+}
+
+void VhostDev::Impl::unbind(std::vector<QueueIndex> queues) {
+  interrupts_.unbind(queues);
+  std::vector<QueueIndex> kicked;
+  for (const QueueIndex vq : queues) {
+    Queue* queue = find(vq);
+    if (queue == nullptr || !queue->kick_bound) continue;
+    queue->kick_bound = false;
+    kicked.push_back(vq);
+  }
+  if (!kicked.empty()) binding_.unbind_kicks(kicked);
+}
+
+Configure VhostDev::Impl::configure_verb(bool with_memory) {
+  Configure configure;
+  if (with_memory) {
+    const MemoryDiff& diff =
+        applied_.diff_to(view(), traits().max_memory_slots);
+    if (!diff.empty()) configure.memory = diff;
+  }
+  for (const Planned& planned : attempt_.queues) {
+    configure.queues.push_back(planned.setup);
+  }
+  return configure;
+}
+
+Go VhostDev::Impl::go_verb() {
+  Go go;
+  for (const Planned& planned : attempt_.queues) {
+    // ORDER: before SET_VRING_KICK, so that a kick of an earlier life does not
+    // start the ring.  Kicks from here on are seen by the back-end.
+    Queue& queue = *find(planned.vq);
+    if (planned.bind_kick) queue.kick->test_and_clear();
+    go.queues.push_back({.index = planned.setup.index,
+                         .kick = planned.setup.kick,
+                         .enabled = planned.enabled});
+  }
+  return go;
+}
+
+}  // namespace vhost

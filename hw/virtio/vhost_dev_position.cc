@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: Apache-2.0
+// Where rings stand: what a stop is worth, what is left after a loss, and what
+// the next start begins from.
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "hw/virtio/ring_layout.h"
+#include "hw/virtio/vhost_dev_impl.h"
+#include "vhostdev/status.h"
+
+namespace vhost {
+namespace {
+
+constexpr uint16_t low_half(VringBase base) {
+  return static_cast<uint16_t>(to_int(base));
+}
+constexpr uint16_t high_half(VringBase base) {
+  return static_cast<uint16_t>(to_int(base) >> 16);
+}
+
+// Descriptors between the two positions of a packed ring's base: bits 0-14 an
+// index, bit 15 its wrap counter.
+constexpr uint32_t packed_distance(uint32_t num, uint16_t avail,
+                                   uint16_t used) {
+  const uint32_t ahead = avail & 0x7fffu;
+  const uint32_t behind = used & 0x7fffu;
+  const bool same_lap = (avail >> 15) == (used >> 15);
+  return same_lap ? ahead - behind : ahead + num - behind;
+}
+static_assert(packed_distance(256, 0x8000 | 5, 0x8000 | 2) == 3);
+static_assert(packed_distance(256, 1, 0x8000 | 255) == 2);
+
+absl::Status not_drained(QueueIndex vq, uint32_t requests) {
+  return absl::FailedPreconditionError(
+      absl::StrCat("vq ", to_int(vq), ": ", requests, " requests not drained"));
+}
+
+}  // namespace
+
+VhostDev::Impl::Queue* VhostDev::Impl::find(QueueIndex vq) {
+  const auto found = std::lower_bound(
+      queues_.begin(), queues_.end(), vq,
+      [](const Queue& queue, QueueIndex index) { return queue.index < index; });
+  const bool there = found != queues_.end() && found->index == vq;
+  return there ? &*found : nullptr;
+}
+
+const VhostDev::Impl::Queue* VhostDev::Impl::find(QueueIndex vq) const {
+  return const_cast<Impl*>(this)->find(vq);
+}
+
+VhostDev::Impl::Queue* VhostDev::Impl::find(BackendQueue vq) {
+  const auto found =
+      std::find_if(queues_.begin(), queues_.end(),
+                   [vq](const Queue& queue) { return queue.backend == vq; });
+  return found == queues_.end() ? nullptr : &*found;
+}
+
+std::vector<QueueIndex> VhostDev::Impl::started_queues() const {
+  std::vector<QueueIndex> out;
+  for (const Queue& queue : queues_) {
+    if (queue.started) out.push_back(queue.index);
+  }
+  return out;
+}
+
+RingFormat VhostDev::Impl::ring_format() const {
+  return acked_.has(kFeatureRingPacked) ? RingFormat::kPacked
+                                        : options_.ring_format;
+}
+
+bool VhostDev::Impl::queue_started(QueueIndex vq) const {
+  const Queue* queue = find(vq);
+  return queue != nullptr && queue->started;
+}
+
+const EventNotifier* VhostDev::Impl::kick_notifier(QueueIndex vq) const {
+  const Queue* queue = find(vq);
+  return queue == nullptr ? nullptr : queue->kick.get();
+}
+
+const EventNotifier* VhostDev::Impl::call_notifier(QueueIndex vq) const {
+  return find(vq) == nullptr ? nullptr : interrupts_.notifier(vq);
+}
+
+VringBase VhostDev::Impl::queue_base(QueueIndex vq) const {
+  const Queue* queue = find(vq);
+  if (queue == nullptr || queue->position == Position::kFresh) {
+    return initial_base(ring_format());
+  }
+  return queue->base;
+}
+
+absl::Status VhostDev::Impl::set_queue_base(QueueIndex vq, VringBase base) {
+  VHOST_RETURN_IF_ERROR(
+      annotate(life_.expect(std::vector<DeviceState>{DeviceState::kReady}),
+               options_.name));
+  Queue* queue = find(vq);
+  const bool fits = ring_format() == RingFormat::kPacked ||
+                    to_int(base) <= std::numeric_limits<uint16_t>::max();
+  if (queue == nullptr || !fits) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        options_.name, ": vq ", to_int(vq), ": base ", to_int(base)));
+  }
+  queue->position = Position::kKnown;
+  queue->base = base;
+  queue->undrained = false;
+  return absl::OkStatus();
+}
+
+// Takes over where the back-end says each of `queues` stands.
+absl::Status VhostDev::Impl::note_harvest(const std::vector<QueueIndex>& queues,
+                                          const BatchResult& result) {
+  absl::Status status;
+  for (size_t i = 0; i < queues.size(); ++i) {
+    Queue& queue = *find(queues[i]);
+    if (i >= result.bases.size() || !result.bases[i].has_value()) {
+      status.Update(absl::AbortedError(
+          absl::StrCat("vq ", to_int(queue.index), ": no position")));
+      continue;
+    }
+    queue.started = false;
+    queue.position = Position::kKnown;
+    queue.base = *result.bases[i];
+  }
+  return status;
+}
+
+absl::Status VhostDev::Impl::check_drained(
+    const std::vector<QueueIndex>& queues) {
+  absl::Status status;
+  for (const QueueIndex vq : queues) {
+    status.Update(check_drained(*find(vq)));
+  }
+  return status;
+}
+
+absl::Status VhostDev::Impl::check_drained(Queue& queue) {
+  queue.undrained = false;
+  if (traits().base_after_stop == BaseAfterStop::kDrained) {
+    return absl::OkStatus();
+  }
+  if (queue.format == RingFormat::kPacked) {
+    if (low_half(queue.base) == high_half(queue.base)) return absl::OkStatus();
+    // Says itself which requests are in flight: a position all the same.
+    return not_drained(queue.index,
+                       packed_distance(queue.ring.num, low_half(queue.base),
+                                       high_half(queue.base)));
+  }
+  const absl::StatusOr<uint16_t> used =
+      ring_index(queue.ring.addr.used, queue.ring.big_endian);
+  if (!used.ok()) {
+    queue.position = Position::kLost;
+    return annotate(used.status(), absl::StrCat("vq ", to_int(queue.index)));
+  }
+  const auto left = static_cast<uint16_t>(low_half(queue.base) - *used);
+  queue.undrained = left != 0;
+  queue.position = left == 0 ? Position::kKnown : Position::kLost;
+  return left == 0 ? absl::OkStatus() : not_drained(queue.index, left);
+}
+
+// The index of an available or used ring in guest memory.
+// Errors: kFailedPrecondition  it is not in guest memory any more.
+absl::StatusOr<uint16_t> VhostDev::Impl::ring_index(const RingPart& part,
+                                                    bool big_endian) {
+  uint64_t user = part.user;
+  if (user != 0) {
+    const bool there = view().translate(part.gpa, part.size) == user ||
+                       applied_.contains(part.gpa, part.size, user);
+    if (!there) user = 0;
+  } else {
+    constexpr uint64_t kHead = 4;  // Flags and index.
+    const absl::StatusOr<IotlbEntry> entry =
+        services_.translate(part.gpa, IotlbAccess::kRead);
+    if (!entry.ok()) return annotate(entry.status(), "ring index");
+    const uint64_t offset = part.gpa - entry->iova;
+    if (part.gpa >= entry->iova && offset < entry->size &&
+        entry->size - offset >= kHead) {
+      user = view().translate(entry->gpa + offset, kHead).value_or(0);
+    }
+    if (user % kHead != 0 && user % 2 != 0) user = 0;
+  }
+  if (user == 0) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "ring at 0x", absl::Hex(part.gpa), " is not in guest memory"));
+  }
+  return read_ring_index(user, big_endian);
+}
+
+// The back-end is gone without a word: keeps what guest memory tells.
+void VhostDev::Impl::keep_positions() {
+  for (Queue& queue : queues_) {
+    if (!queue.started) continue;
+    queue.started = false;
+    lose_position(queue);
+  }
+}
+
+void VhostDev::Impl::lose_position(Queue& queue) {
+  queue.position = Position::kLost;
+  if (queue.format == RingFormat::kPacked) return;
+  const bool swap = queue.ring.big_endian;
+  const absl::StatusOr<uint16_t> used = ring_index(queue.ring.addr.used, swap);
+  const absl::StatusOr<uint16_t> avail =
+      ring_index(queue.ring.addr.avail, swap);
+  if (!used.ok() || !avail.ok()) return;
+  queue.base = VringBase{*used};
+  // Nothing in flight: nothing can have been completed out of order.
+  if (*used == *avail) queue.position = Position::kKnown;
+}
+
+// Where `ring`, about to be started, begins.
+absl::StatusOr<VringBase> VhostDev::Impl::resolve_position(
+    const Queue& queue, const VringSetup& ring) {
+  switch (queue.position) {
+    case Position::kFresh:
+      return initial_base(ring_format());
+    case Position::kKnown:
+      return queue.base;
+    case Position::kLost:
+      break;
+  }
+  const absl::Status unknown = absl::FailedPreconditionError(
+      "its position is lost with requests in flight: the guest must reset");
+  if (ring_format() == RingFormat::kPacked) return unknown;
+  const absl::StatusOr<uint16_t> used =
+      ring_index(ring.addr.used, ring.big_endian);
+  const absl::StatusOr<uint16_t> avail =
+      ring_index(ring.addr.avail, ring.big_endian);
+  if (!used.ok()) return used.status();
+  if (!avail.ok()) return avail.status();
+  const bool exact = *used == *avail || acked_.has(kFeatureInOrder);
+  if (exact || options_.ring_base_policy == RingBasePolicy::kQemuCompatible) {
+    return VringBase{*used};
+  }
+  return unknown;
+}
+
+void VhostDev::Impl::forget_positions() {
+  for (Queue& queue : queues_) queue.position = Position::kFresh;
+}
+
+}  // namespace vhost
