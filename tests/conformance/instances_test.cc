@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+// The back-ends of this process: the fake one as each of the three kinds, and
+// the kernel's and vDPA's ops over kernels of our own.
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <utility>
+
+#include "backends/kernel/vhost_kernel_net_ops.h"
+#include "backends/vdpa/vhost_vdpa_ops.h"
+#include "tests/conformance/conformance_suite.h"
+#include "tests/conformance/fake_kernel.h"
+#include "tests/conformance/fake_vdpa.h"
+#include "vhostdev/testing/fake_vhost_ops.h"
+
+namespace vhost::testing {
+namespace {
+
+// What driver and device write to a ring for `count` requests.
+bool move_indexes(AddressSpace& memory, const VirtqueueConfig& queue,
+                  uint16_t count) {
+  const std::optional<uint16_t> used = used_index(memory, queue);
+  if (!used.has_value()) return false;
+  const auto next = static_cast<uint16_t>(*used + count);
+  return set_avail_index(memory, queue, next) &&
+         set_used_index(memory, queue, next);
+}
+
+class FakeInstance final : public ConformanceBackend {
+ public:
+  FakeInstance(BackendTraits traits, Completes completes)
+      : traits_(std::move(traits)), completes_(completes) {}
+
+  std::unique_ptr<VhostOps> connect() override {
+    auto ops = std::make_unique<FakeVhostOps>(traits_);
+    ops->completes = completes_;
+    ops->backend.config.resize(config_size());
+    ops_ = ops.get();
+    journal_ = ops->shared_journal;
+    return ops;
+  }
+  uint32_t config_size() const override { return traits_.has_config ? 60 : 0; }
+  bool complete_requests(const ConformanceGuest& guest, QueueIndex vq,
+                         const VirtqueueConfig& queue,
+                         uint16_t count) override {
+    if (!move_indexes(guest.memory, queue, count)) return false;
+    ops_->backend.harvests[to_int(vq)] =
+        VringBase{*used_index(guest.memory, queue)};
+    return true;
+  }
+  bool settles(QueueIndex vq, bool serving) override {
+    return running(to_int(vq)) == serving;
+  }
+
+ private:
+  bool running(uint32_t queue) const {
+    if (!journal_->empty() && journal_->back() == "destroyed") return false;
+    const auto found = ops_->backend.queues.find(queue);
+    return found != ops_->backend.queues.end() && found->second.enabled;
+  }
+
+  BackendTraits traits_;
+  Completes completes_;
+  FakeVhostOps* ops_ = nullptr;  // Whoever connected last.
+  std::shared_ptr<std::vector<std::string>> journal_;
+};
+
+class KernelInstance final : public ConformanceBackend {
+ public:
+  std::unique_ptr<VhostOps> connect() override {
+    KernelNetOptions options;
+    options.taps.push_back(kernel_.make_tap());
+    options.taps.push_back(kernel_.make_tap());
+    options.open = kernel_.opener();
+    return std::make_unique<VhostKernelNetOps>(std::move(options));
+  }
+  uint32_t device_id() const override { return kDeviceIdNet; }
+  uint32_t queues() const override { return 4; }
+  bool complete_requests(const ConformanceGuest& guest, QueueIndex vq,
+                         const VirtqueueConfig& queue,
+                         uint16_t count) override {
+    if (!move_indexes(guest.memory, queue, count)) return false;
+    kernel_.ring(to_int(vq))->base += count;
+    return true;
+  }
+  bool settles(QueueIndex vq, bool serving) override {
+    return kernel_.running(to_int(vq)) == serving;
+  }
+
+ private:
+  FakeVhostNet kernel_;
+};
+
+class VdpaInstance final : public ConformanceBackend {
+ public:
+  explicit VdpaInstance(uint64_t more_backend_features = 0) {
+    device_.backend_features |= more_backend_features;
+  }
+
+  std::unique_ptr<VhostOps> connect() override {
+    return std::make_unique<VhostVdpaOps>(
+        VdpaOptions{.path = "vdpa", .open = device_.opener()});
+  }
+  uint32_t config_size() const override {
+    return static_cast<uint32_t>(device_.config.size());
+  }
+  bool complete_requests(const ConformanceGuest& guest, QueueIndex vq,
+                         const VirtqueueConfig& queue,
+                         uint16_t count) override {
+    if (!move_indexes(guest.memory, queue, count)) return false;
+    device_.rings[to_int(vq)].base += count;
+    return true;
+  }
+  bool settles(QueueIndex vq, bool serving) override {
+    return device_.running(to_int(vq)) == serving;
+  }
+
+ private:
+  FakeVdpa device_{2};
+};
+
+template <typename Instance, typename... Args>
+ConformanceFactory factory(std::string name, Args... args) {
+  return {std::move(name),
+          [args...] { return std::make_unique<Instance>(args...); }};
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    InProcess, Conformance,
+    ::testing::Values(
+        factory<FakeInstance>("FakeLikeVhostUser", like_vhost_user(),
+                              Completes::kOnPump),
+        factory<FakeInstance>("FakeLikeKernel", like_kernel(),
+                              Completes::kInline),
+        factory<FakeInstance>("FakeLikeVdpa", like_vdpa(), Completes::kInline),
+        factory<FakeInstance>("FakePosted", like_vhost_user(),
+                              Completes::kPosted),
+        factory<KernelInstance>("KernelNet"), factory<VdpaInstance>("Vdpa"),
+        // IOTLB_PERSIST: mappings outlive a reset.
+        factory<VdpaInstance>("VdpaPersist", uint64_t{1} << 8)),
+    factory_name);
+
+}  // namespace
+}  // namespace vhost::testing

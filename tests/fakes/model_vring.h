@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef TESTS_FAKES_MODEL_VRING_H_
+#define TESTS_FAKES_MODEL_VRING_H_
+
+#include <chrono>
+#include <cstdint>
+#include <deque>
+#include <optional>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "tests/fakes/model_poller.h"
+#include "tests/fakes/model_ring.h"
+#include "vhostdev/testing/model_backend.h"
+#include "vhostdev/unique_fd.h"
+
+namespace vhost::testing {
+
+using ModelTime = std::chrono::steady_clock::time_point;
+
+// What all parts of a ModelBackend share.
+struct ModelEnvironment {
+  ModelDevice* device;
+  ModelOptions options;
+  ModelPoller poller;
+  ModelCounters counters;
+  std::string trouble;
+
+  void tell(std::string what);
+};
+
+// What a ring needs of the connection it belongs to.
+class ModelVringHost {
+ public:
+  virtual ~ModelVringHost() = default;
+  // Whether the driver is ready, where the front-end says so.
+  virtual bool driver_ok() const = 0;
+  // Notifies in-band, if that was negotiated.
+  virtual void call_in_band(uint32_t vring) = 0;
+  // The ring broke, and nobody but the connection can say so.
+  virtual void vring_broke(uint32_t vring, bool told) = 0;
+};
+
+// One ring with its notifiers, its states and its requests in flight.
+class ModelVring {
+ public:
+  ModelVring(uint32_t index, ModelEnvironment* environment,
+             ModelVringHost* host, ModelRingContext* context)
+      : index_(index), environment_(environment), host_(host), ring_(context) {}
+
+  ModelRing& ring() { return ring_; }
+  ModelRingState state() const;
+  bool started() const { return started_; }
+  bool polled() const { return started_ && !broken_ && polled_; }
+
+  // A descriptor, or none: the other side polls, or we do.
+  // Errors: kInvalidArgument  a descriptor that cannot be waited for.
+  absl::Status set_kick(std::optional<UniqueFd> fd);
+  void set_call(std::optional<UniqueFd> fd);
+  void set_err(std::optional<UniqueFd> fd);
+  void set_enabled(bool enabled) { enabled_ = enabled; }
+
+  // The kick descriptor is readable.
+  void on_kick();
+  // A kick came, by whatever way.
+  void start();
+  // Takes nothing new while held.
+  void hold(bool held) { held_ = held; }
+  // Forgets the kick descriptor and whatever is in flight.
+  void stop();
+  // stop(), and forgets size, base and addresses too.
+  void reset();
+  // Memory changed: looks for the ring again.
+  void remap();
+
+  // Takes, finishes and hands back what is due.  True if there is more to do
+  // at once.
+  bool serve(ModelTime now);
+  size_t in_flight() const { return in_flight_.size(); }
+  // When the oldest request in flight is due.
+  std::optional<ModelTime> due() const;
+
+ private:
+  struct InFlight {
+    ModelTime due;
+    ModelRing::Taken taken;
+  };
+
+  absl::StatusOr<bool> work(ModelTime now);
+  absl::StatusOr<bool> take(ModelTime now);
+  absl::Status finish(ModelTime now);
+  void notify();
+  void fail(const absl::Status& why);
+  void unwatch_kick();
+
+  uint32_t index_;
+  ModelEnvironment* environment_;
+  ModelVringHost* host_;
+  ModelRing ring_;
+  UniqueFd kick_;
+  bool polled_ = false;
+  std::optional<UniqueFd> call_;  // Empty: never said.
+  std::optional<UniqueFd> err_;
+  bool started_ = false;
+  bool enabled_ = false;
+  bool held_ = false;
+  bool broken_ = false;
+  std::deque<InFlight> in_flight_;
+};
+
+}  // namespace vhost::testing
+
+#endif  // TESTS_FAKES_MODEL_VRING_H_
