@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tools/vhostctl/cli.h"
+
+#include <getopt.h>
+
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "tools/vhostctl/cli_commands.h"
+#include "vhostdev/status.h"
+
+namespace vhost::ctl {
+namespace {
+
+using Parsed = absl::StatusOr<std::variant<Options, HelpText>>;
+
+constexpr int kHelp = 'h';
+// What getopt_long returns for the i-th option of a command is kFirst + i.
+constexpr int kFirst = 256;
+
+absl::Status usage_error(absl::string_view what, absl::string_view words) {
+  return absl::InvalidArgumentError(absl::StrCat(
+      what, "; see: vhostctl ", words, words.empty() ? "" : " ", "--help"));
+}
+
+// The words in front of the first option, as far as a command begins with
+// them; `used` counts them.
+std::string command_words(std::span<char* const> args, size_t& used) {
+  std::string words;
+  used = 0;
+  for (const char* arg : args) {
+    const std::string longer =
+        absl::StrCat(words, words.empty() ? "" : " ", arg);
+    bool known = false;
+    for (const CommandSpec& command : all_commands()) {
+      known = known || begins_with(command, longer);
+    }
+    if (!known) break;
+    words = longer;
+    ++used;
+  }
+  return words;
+}
+
+const CommandSpec* find_command(absl::string_view words) {
+  for (const CommandSpec& command : all_commands()) {
+    if (command.words == words) return &command;
+  }
+  return nullptr;
+}
+
+absl::Status check_connection(const Options& options) {
+  const int given = (options.socket.has_value() ? 1 : 0) +
+                    (options.listen.has_value() ? 1 : 0) +
+                    (options.fd.has_value() ? 1 : 0);
+  if (given == 1) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      given == 0 ? "one of --socket, --fd and --listen is needed"
+                 : "only one of --socket, --fd and --listen can be used");
+}
+
+absl::Status check(const Options& options) {
+  if (options.command != Command::kBlkCheckFile) {
+    VHOST_RETURN_IF_ERROR(check_connection(options));
+  }
+  if (options.command == Command::kBlkRead && options.json &&
+      options.output == "-") {
+    return absl::InvalidArgumentError("--json needs --output FILE");
+  }
+  if (options.command == Command::kBenchStart && options.fd.has_value() &&
+      options.repeat.value_or(1) > 1) {
+    return absl::InvalidArgumentError("--fd can be used once: --repeat 1");
+  }
+  return absl::OkStatus();
+}
+
+// What getopt_long did not like; `last` is the argument it looked at.
+std::string option_error(int got, absl::string_view last) {
+  if (got == ':') return absl::StrCat("a value is missing after ", last);
+  if (optopt >= kFirst) return absl::StrCat("no value is allowed: ", last);
+  if (optopt == 0) return absl::StrCat("unknown option ", last);
+  return absl::StrCat("unknown option -",
+                      std::string(1, static_cast<char>(optopt)));
+}
+
+// The command's options in getopt_long's form.
+std::vector<option> long_options(const CommandSpec& command) {
+  std::vector<option> table;
+  for (const OptionSpec* spec : command.options) {
+    const int id = kFirst + static_cast<int>(table.size());
+    table.push_back({spec->name,
+                     spec->value == nullptr ? no_argument : required_argument,
+                     nullptr, id});
+  }
+  table.push_back({"help", no_argument, nullptr, kHelp});
+  table.push_back({nullptr, 0, nullptr, 0});
+  return table;
+}
+
+// Parses what follows the command's words; args[0] is not looked at.
+Parsed parse_options(const CommandSpec& command, std::vector<char*> args) {
+  const std::vector<option> table = long_options(command);
+  const int count = static_cast<int>(args.size());
+  args.push_back(nullptr);
+  Options out;
+  out.command = command.command;
+  optind = 0;  // Makes glibc begin anew.
+  opterr = 0;
+  int got = 0;
+  while ((got = getopt_long(count, args.data(), ":h", table.data(), nullptr)) !=
+         -1) {
+    if (got == kHelp) return HelpText{help_text(command.words)};
+    if (got < kFirst) {
+      return usage_error(
+          option_error(got, args[static_cast<size_t>(optind) - 1]),
+          command.words);
+    }
+    const OptionSpec& spec =
+        *command.options[static_cast<size_t>(got - kFirst)];
+    const absl::Status set = spec.set(out, optarg == nullptr ? "" : optarg);
+    if (!set.ok()) {
+      return usage_error(absl::StrCat("--", spec.name, ": ", set.message()),
+                         command.words);
+    }
+  }
+  if (optind < count) {
+    return usage_error(absl::StrCat("unexpected argument \"",
+                                    args[static_cast<size_t>(optind)], "\""),
+                       command.words);
+  }
+  const absl::Status complete = check(out);
+  if (!complete.ok()) return usage_error(complete.message(), command.words);
+  return out;
+}
+
+}  // namespace
+
+absl::StatusOr<std::variant<Options, HelpText>> parse_command_line(
+    std::span<char* const> argv) {
+  const std::span<char* const> args = argv.empty() ? argv : argv.subspan(1);
+  size_t used = 0;
+  const std::string words = command_words(args, used);
+  if (const CommandSpec* command = find_command(words)) {
+    std::vector<char*> rest(argv.begin() + static_cast<ptrdiff_t>(used),
+                            argv.end());
+    return parse_options(*command, std::move(rest));
+  }
+  if (used == args.size()) {
+    return usage_error("a command is missing", words);
+  }
+  const absl::string_view next = args[used];
+  if (next == "--help" || next == "-h") return HelpText{help_text(words)};
+  return usage_error(absl::StrCat("unknown command or option \"", next, "\""),
+                     words);
+}
+
+}  // namespace vhost::ctl

@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tools/vhostctl/cli_commands.h"
+
+#include <algorithm>
+#include <array>
+#include <limits>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "tools/vhostctl/values.h"
+#include "vhostdev/features.h"
+#include "vhostdev/status.h"
+#include "vhostdev/vring.h"
+
+namespace vhost::ctl {
+namespace {
+
+// Stores what was parsed, converted to the type of the field.
+template <typename Field, typename T>
+absl::Status store(Field& field, const absl::StatusOr<T>& value) {
+  if (value.ok()) field = static_cast<Field>(*value);
+  return value.status();
+}
+
+template <typename Field, typename T>
+absl::Status store(std::optional<Field>& field,
+                   const absl::StatusOr<T>& value) {
+  if (value.ok()) field = static_cast<Field>(*value);
+  return value.status();
+}
+
+absl::Status store_path(std::string& field, absl::string_view path) {
+  if (path.empty()) return absl::InvalidArgumentError("the path is empty");
+  field = std::string(path);
+  return absl::OkStatus();
+}
+
+absl::Status set_device(Options& out, absl::string_view name) {
+  struct Device {
+    const char* name;
+    uint32_t id;
+  };
+  constexpr std::array<Device, 7> kDevices = {{{"blk", kDeviceIdBlock},
+                                               {"net", kDeviceIdNet},
+                                               {"fs", kDeviceIdFs},
+                                               {"scsi", kDeviceIdScsi},
+                                               {"vsock", kDeviceIdVsock},
+                                               {"gpu", kDeviceIdGpu},
+                                               {"crypto", kDeviceIdCrypto}}};
+  for (const Device& device : kDevices) {
+    if (name == device.name) {
+      out.device_id = device.id;
+      return absl::OkStatus();
+    }
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      "\"", name, "\" is not one of blk, net, fs, scsi, vsock, gpu, crypto"));
+}
+
+constexpr OptionSpec kSocket = {"socket", "PATH",
+                                "connect to the back-end that listens there",
+                                [](Options& out, absl::string_view text) {
+                                  return store_path(out.socket.emplace(), text);
+                                }};
+constexpr OptionSpec kFd = {
+    "fd", "N", "the back-end is at the other end of this open socket",
+    [](Options& out, absl::string_view text) {
+      return store(out.fd, parse_number(text, 0, 0x7fffffff));
+    }};
+constexpr OptionSpec kListen = {
+    "listen", "PATH", "listen there and take the first back-end that connects",
+    [](Options& out, absl::string_view text) {
+      return store_path(out.listen.emplace(), text);
+    }};
+constexpr OptionSpec kTimeout = {
+    "timeout", "SECONDS", "how long any answer may take (default: 5)",
+    [](Options& out, absl::string_view text) {
+      return store(out.timeout, parse_seconds(text));
+    }};
+constexpr OptionSpec kJson = {"json", nullptr,
+                              "print one JSON document instead of text",
+                              [](Options& out, absl::string_view) {
+                                out.json = true;
+                                return absl::OkStatus();
+                              }};
+constexpr OptionSpec kDevice = {
+    "device", "TYPE",
+    "blk, net, fs, scsi, vsock, gpu or crypto (default: a guess)", set_device};
+constexpr OptionSpec kOffset = {"offset", "BYTES",
+                                "where on the disk to begin (default: 0)",
+                                [](Options& out, absl::string_view text) {
+                                  return store(out.offset, parse_bytes(text));
+                                }};
+constexpr OptionSpec kLength = {"length", "BYTES",
+                                "how much (default: to the end)",
+                                [](Options& out, absl::string_view text) {
+                                  return store(out.length, parse_bytes(text));
+                                }};
+constexpr OptionSpec kInput = {"input", "FILE|-",
+                               "read from FILE (default: standard input)",
+                               [](Options& out, absl::string_view text) {
+                                 return store_path(out.input, text);
+                               }};
+constexpr OptionSpec kOutput = {"output", "FILE|-",
+                                "write to FILE (default: standard output)",
+                                [](Options& out, absl::string_view text) {
+                                  return store_path(out.output, text);
+                                }};
+constexpr OptionSpec kQueues = {
+    "queues", "N", "use that many virtqueues (default: 1)",
+    [](Options& out, absl::string_view text) {
+      return store(out.queues, parse_number(text, 1, kMaxQueues));
+    }};
+constexpr OptionSpec kDepth = {
+    "depth", "D", "requests in flight per virtqueue (default: 32)",
+    [](Options& out, absl::string_view text) {
+      return store(out.depth, parse_number(text, 1, 1024));
+    }};
+constexpr OptionSpec kSize = {
+    "size", "BYTES", "only this much, from the beginning (default: all)",
+    [](Options& out, absl::string_view text) {
+      return store(out.size, parse_bytes(text));
+    }};
+constexpr OptionSpec kSeed = {
+    "seed", "S", "what makes the pattern different (default: random)",
+    [](Options& out, absl::string_view text) {
+      return store(out.seed,
+                   parse_number(text, 0, std::numeric_limits<uint64_t>::max()));
+    }};
+constexpr OptionSpec kSeconds = {
+    "seconds", "S", "repeat for this long (default: one pass)",
+    [](Options& out, absl::string_view text) {
+      return store(out.seconds, parse_seconds(text));
+    }};
+constexpr OptionSpec kRepeat = {
+    "repeat", "R", "connect, start and stop this often (default: 10)",
+    [](Options& out, absl::string_view text) {
+      return store(out.repeat, parse_number(text, 1, 100000));
+    }};
+
+std::vector<CommandSpec> make_commands() {
+  const auto connected = [](std::vector<const OptionSpec*> own) {
+    own.insert(own.begin(), {&kSocket, &kFd, &kListen});
+    own.insert(own.end(), {&kTimeout, &kJson});
+    return own;
+  };
+  return {
+      {Command::kInfo, "info", "what a back-end offers", connected({&kDevice})},
+      {Command::kBlkId, "blk id", "the disk's identifier", connected({})},
+      {Command::kBlkRead, "blk read", "copies from the disk",
+       connected({&kOffset, &kLength, &kOutput, &kQueues, &kDepth})},
+      {Command::kBlkWrite, "blk write", "copies to the disk and flushes it",
+       connected({&kOffset, &kLength, &kInput, &kQueues, &kDepth})},
+      {Command::kBlkFlush, "blk flush", "makes what was written durable",
+       connected({})},
+      {Command::kBlkVerify, "blk verify",
+       "writes a pattern, flushes, reads it back and compares (destroys data)",
+       connected({&kSize, &kQueues, &kDepth, &kSeed, &kSeconds})},
+      {Command::kBlkCheckFile,
+       "blk check-file",
+       "looks for the pattern of blk verify in a file",
+       {&kInput, &kSeed, &kJson}},
+      {Command::kBenchStart, "bench start",
+       "what connecting, starting and stopping cost",
+       connected({&kQueues, &kRepeat})},
+  };
+}
+
+std::string synopsis(const CommandSpec& command) {
+  std::string out = absl::StrCat("vhostctl ", command.words);
+  for (const OptionSpec* option : command.options) {
+    if (option == &kSocket) {
+      absl::StrAppend(&out, " (--socket PATH | --fd N | --listen PATH)");
+    } else if (option != &kFd && option != &kListen) {
+      absl::StrAppend(&out, " [--", option->name,
+                      option->value == nullptr ? "" : " ",
+                      option->value == nullptr ? "" : option->value, "]");
+    }
+  }
+  return out;
+}
+
+}  // namespace
+
+std::span<const CommandSpec> all_commands() {
+  static const std::vector<CommandSpec>* const kCommands =
+      new std::vector<CommandSpec>(make_commands());
+  return *kCommands;
+}
+
+bool begins_with(const CommandSpec& command, absl::string_view words) {
+  return words.empty() || command.words == words ||
+         absl::StartsWith(command.words, absl::StrCat(words, " "));
+}
+
+std::string help_text(absl::string_view words) {
+  std::string out = "usage:\n";
+  std::vector<const OptionSpec*> options;
+  for (const CommandSpec& command : all_commands()) {
+    if (!begins_with(command, words)) continue;
+    absl::StrAppend(&out, "  ", synopsis(command), "\n      ", command.summary,
+                    "\n");
+    for (const OptionSpec* option : command.options) {
+      if (std::find(options.begin(), options.end(), option) == options.end()) {
+        options.push_back(option);
+      }
+    }
+  }
+  absl::StrAppend(&out, "options:\n");
+  for (const OptionSpec* option : options) {
+    absl::StrAppendFormat(
+        &out, "  --%-18s%s\n",
+        absl::StrCat(option->name, option->value == nullptr ? "" : " ",
+                     option->value == nullptr ? "" : option->value),
+        option->help);
+  }
+  absl::StrAppendFormat(&out, "  --%-18s%s\n", "help", "this text");
+  absl::StrAppend(&out,
+                  "BYTES may end in K, M, G or T.  Exit status: 0 done, "
+                  "1 failed, 2 wrong usage.\n");
+  return out;
+}
+
+}  // namespace vhost::ctl

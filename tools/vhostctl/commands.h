@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef TOOLS_VHOSTCTL_COMMANDS_H_
+#define TOOLS_VHOSTCTL_COMMANDS_H_
+
+#include "absl/status/status.h"
+#include "tools/vhostctl/cli.h"
+
+namespace vhost::ctl {
+
+// Each runs one command, printing its result to standard output.
+
+absl::Status run_info(const Options& options);
+absl::Status run_blk_id(const Options& options);
+absl::Status run_blk_read(const Options& options);
+absl::Status run_blk_write(const Options& options);
+absl::Status run_blk_flush(const Options& options);
+
+// Errors: kDataLoss  what was read is not what was written; the result is
+//                    printed all the same.
+absl::Status run_blk_verify(const Options& options);
+absl::Status run_blk_check_file(const Options& options);
+
+absl::Status run_bench_start(const Options& options);
+
+}  // namespace vhost::ctl
+
+#endif  // TOOLS_VHOSTCTL_COMMANDS_H_

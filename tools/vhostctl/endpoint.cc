@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tools/vhostctl/endpoint.h"
+
+#include <fcntl.h>
+
+#include "absl/strings/str_cat.h"
+#include "vhostdev/vhost_user.h"
+
+namespace vhost::ctl {
+namespace {
+
+absl::StatusOr<VhostUserAddress> address_of(const Options& options) {
+  if (options.socket.has_value()) return ConnectTo{*options.socket};
+  if (options.listen.has_value()) return ListenOn{*options.listen};
+  const int fd = options.fd.value_or(-1);
+  if (::fcntl(fd, F_SETFD, FD_CLOEXEC) != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("descriptor ", fd, " is not open"));
+  }
+  return UseSocket{std::make_shared<UniqueFd>(fd)};
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<VhostOps>> make_ops(const Options& options) {
+  absl::StatusOr<VhostUserAddress> address = address_of(options);
+  if (!address.ok()) return address.status();
+  VhostUserOptions user;
+  user.reply_timeout = options.timeout;
+  user.drain_timeout = options.timeout;
+  user.check_state_timeout = options.timeout;
+  return make_vhost_user_ops(*std::move(address), user);
+}
+
+Duration connect_timeout(const Options& options) {
+  return options.listen.has_value() ? options.timeout
+                                    : operation_timeout(options);
+}
+
+Duration operation_timeout(const Options& options) {
+  constexpr int kMostRoundTrips = 8;  // Of a connect or a start.
+  return kMostRoundTrips * options.timeout;
+}
+
+}  // namespace vhost::ctl
