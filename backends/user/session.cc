@@ -32,6 +32,9 @@ constexpr uint64_t kImplemented =
 constexpr uint64_t kOnRequest =
     mask_of(kProtocolGetVringBaseInflight, kProtocolGpaAddresses);
 
+// As many as libvhost-user has: enough for a guest without joined sections.
+constexpr uint64_t kAmpleSlots = 32;
+
 constexpr bool has(uint64_t set, unsigned bit) {
   return (set & bit_mask(bit)) != 0;
 }
@@ -88,7 +91,13 @@ BackendTraits traits_of(const Session& session) {
   out.max_queues = static_cast<uint32_t>(
       std::min<uint64_t>(session.queue_num, kMaxUserQueues));
   out.incremental_memory = session.has(kProtocolConfigureMemSlots);
-  if (out.incremental_memory) out.max_memory_slots = session.memory_slots;
+  if (out.incremental_memory) {
+    out.max_memory_slots = session.memory_slots;
+    // Slots come and go one by one, under running rings: a section joined to
+    // its neighbour would replace the slot in which a ring lies.  Where slots
+    // are few, fitting at all matters more.
+    out.memory_policy.merge = session.memory_slots < kAmpleSlots;
+  }
   out.takes_log =
       session.offered.has(kFeatureLogAll) && session.has(kProtocolLogShmfd);
   out.has_config = session.has(kProtocolConfig);

@@ -185,6 +185,26 @@ TEST(Handshake, DoesNotMakeAChannelThatNothingWouldComeThrough) {
   EXPECT_FALSE(rig.ops->traits().has_backend_channel);
 }
 
+TEST(Handshake, JoinsNoSectionsWhereSlotsChangeUnderRunningRings) {
+  Rig rig;
+  rig.peer.protocol_features = bits({kProtocolConfigureMemSlots});
+  rig.peer.memory_slots = 32;
+  ASSERT_TRUE(rig.open().status.ok());
+  EXPECT_FALSE(rig.ops->traits().memory_policy.merge);
+}
+
+TEST(Handshake, JoinsSectionsWhereSlotsAreFewOrTheTableIsReplacedWhole) {
+  Rig few;
+  few.peer.protocol_features = bits({kProtocolConfigureMemSlots});
+  few.peer.memory_slots = 8;
+  ASSERT_TRUE(few.open().status.ok());
+  EXPECT_TRUE(few.ops->traits().memory_policy.merge);
+  Rig whole;
+  whole.peer.protocol_features = 0;
+  ASSERT_TRUE(whole.open().status.ok());
+  EXPECT_TRUE(whole.ops->traits().memory_policy.merge);
+}
+
 TEST(Handshake, UsesRiskyFeaturesOnlyOnRequest) {
   const uint64_t risky =
       bits({kProtocolGetVringBaseInflight, kProtocolGpaAddresses});
