@@ -136,20 +136,19 @@ absl::Status SplitVirtqueue::begin_error(uint32_t max_descriptors) const {
                    " descriptors: ", free_count_, " free now"));
 }
 
-absl::Status SplitVirtqueue::Request::add_error(uint32_t length,
-                                                bool writable) const {
-  if (queue_ == nullptr) return over();
+absl::Status SplitVirtqueue::Request::add_error(Shape shape, uint32_t length,
+                                                bool writable) {
   if (length == 0) return absl::InvalidArgumentError("buffer of 0 bytes");
-  if (!writable && writable_ != 0) {
+  if (!writable && shape.writable != 0) {
     return absl::InvalidArgumentError("readable buffer behind a writable one");
   }
-  if (left_ == 0) {
+  if (shape.left == 0) {
     return absl::InvalidArgumentError(
-        absl::StrCat("more than the ", max_, " buffers asked for"));
+        absl::StrCat("more than the ", shape.max, " buffers asked for"));
   }
   return absl::InvalidArgumentError(absl::StrCat(
       "buffer of ", length, " bytes: a request has less than 2^32, ",
-      bytes_left_, " are left"));
+      shape.bytes_left, " are left"));
 }
 
 absl::Status SplitVirtqueue::submit_error() const {
@@ -160,7 +159,7 @@ absl::Status SplitVirtqueue::submit_error() const {
 absl::Status SplitVirtqueue::Request::cancel() {
   if (queue_ == nullptr) return over();
   std::exchange(queue_, nullptr)->open_ = false;
-  if (std::exchange(left_, 0) != max_) return absl::OkStatus();
+  if (shape_.left != shape_.max) return absl::OkStatus();
   return absl::FailedPreconditionError("nothing to cancel: no buffers");
 }
 

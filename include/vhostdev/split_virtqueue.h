@@ -66,11 +66,11 @@ constexpr SplitRingLayout split_ring_layout(uint32_t num) {
   return out;
 }
 
-// A request that the device is done with.
+// A request that the device is done with.  Has no initializers on purpose:
+// clearing an array of these takes longer than a poll.
 struct RingCompletion {
-  uint64_t cookie = 0;
-  uint32_t written =
-      0;  // Bytes, as the device says; at most what was writable.
+  uint64_t cookie;
+  uint32_t written;  // Bytes, as the device says; at most what was writable.
 };
 
 // The driver's side of a split virtqueue: ring logic over memory, no transport
@@ -259,10 +259,7 @@ class [[nodiscard]] SplitVirtqueue::Request {
       : queue_(std::exchange(other.queue_, nullptr)),
         table_(other.table_),
         cookie_(other.cookie_),
-        bytes_left_(other.bytes_left_),
-        writable_(other.writable_),
-        max_(other.max_),
-        left_(std::exchange(other.left_, 0)),
+        shape_(other.shape_),
         next_(other.next_),
         last_(other.last_) {}
   Request& operator=(Request&&) = delete;
@@ -303,22 +300,28 @@ class [[nodiscard]] SplitVirtqueue::Request {
       : queue_(queue),
         table_(table),
         cookie_(cookie),
-        max_(max),
-        left_(max),
+        shape_{.max = max, .left = max},
         next_(queue->free_head_) {}
+
+  // What it has so far.
+  struct Shape {
+    uint32_t bytes_left = std::numeric_limits<uint32_t>::max();
+    uint32_t writable = 0;  // Bytes.
+    uint32_t max = 0;       // Buffers.
+    uint32_t left = 0;      // Of them.
+  };
+
   absl::Status add(uint64_t gpa, uint32_t length, bool writable);
-  absl::Status add_error(uint32_t length, bool writable) const;
+  // By value: a request whose address is taken does not live in registers.
+  static absl::Status add_error(Shape shape, uint32_t length, bool writable);
   static absl::Status over();
 
   SplitVirtqueue* queue_;
   VringDesc* table_;  // Indirect; null: a chain in the ring.
   uint64_t cookie_;
-  uint32_t bytes_left_ = std::numeric_limits<uint32_t>::max();
-  uint32_t writable_ = 0;  // Bytes.
-  uint32_t max_;           // Buffers.
-  uint32_t left_;          // Of them; 0 once it is over.
-  uint16_t next_;          // The free descriptor that comes next.
-  uint16_t last_ = 0;      // The one added last.
+  Shape shape_;
+  uint16_t next_;      // The free descriptor that comes next.
+  uint16_t last_ = 0;  // The one added last.
 };
 
 // ---------------------------------------------------------------------------
@@ -344,16 +347,18 @@ SplitVirtqueue::begin(uint32_t max_descriptors, uint64_t cookie) {
 
 [[gnu::always_inline]] inline absl::Status SplitVirtqueue::Request::add(
     uint64_t gpa, uint32_t length, bool writable) {
+  if (queue_ == nullptr) [[unlikely]]
+    return over();
   // The first test fails for a length of 0, too.
-  if (length - 1 >= bytes_left_ || left_ == 0 || (!writable && writable_ != 0))
-      [[unlikely]] {
-    return add_error(length, writable);
+  if (length - 1 >= shape_.bytes_left || shape_.left == 0 ||
+      (!writable && shape_.writable != 0)) [[unlikely]] {
+    return add_error(shape_, length, writable);
   }
   // Every descriptor says NEXT until submit() knows which one is the last.
   const auto flags =
       static_cast<uint16_t>(kVringDescNext | (writable ? kVringDescWrite : 0));
   if (table_ != nullptr) {
-    const uint32_t index = max_ - left_;
+    const uint32_t index = shape_.max - shape_.left;
     table_[index] =
         VringDesc{gpa, length, flags, static_cast<uint16_t>(index + 1)};
   } else {
@@ -361,9 +366,9 @@ SplitVirtqueue::begin(uint32_t max_descriptors, uint64_t cookie) {
     next_ = queue_->next_[last_];
     queue_->desc_[last_] = VringDesc{gpa, length, flags, next_};
   }
-  --left_;
-  bytes_left_ -= length;
-  if (writable) writable_ += length;
+  --shape_.left;
+  shape_.bytes_left -= length;
+  if (writable) shape_.writable += length;
   return absl::OkStatus();
 }
 
@@ -371,13 +376,13 @@ SplitVirtqueue::begin(uint32_t max_descriptors, uint64_t cookie) {
   if (queue_ == nullptr) [[unlikely]]
     return over();
   SplitVirtqueue& queue = *std::exchange(queue_, nullptr);
-  const uint32_t count = max_ - std::exchange(left_, 0);
+  const uint32_t count = shape_.max - shape_.left;
   const bool open = std::exchange(queue.open_, false);
   if (count == 0 || !open) [[unlikely]]
     return queue.submit_error();
   const uint16_t head = queue.free_head_;
   const auto last_flags =
-      static_cast<uint16_t>(writable_ != 0 ? kVringDescWrite : 0);
+      static_cast<uint16_t>(shape_.writable != 0 ? kVringDescWrite : 0);
   Slot& slot = queue.slots_[head];
   uint16_t taken = 1;
   if (table_ != nullptr) {
@@ -396,7 +401,7 @@ SplitVirtqueue::begin(uint32_t max_descriptors, uint64_t cookie) {
     queue.free_head_ = next_;
   }
   slot.cookie = cookie_;
-  slot.writable = writable_;
+  slot.writable = shape_.writable;
   slot.descriptors = taken;
   queue.free_count_ -= taken;
   ++queue.in_flight_;
