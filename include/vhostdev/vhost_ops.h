@@ -43,7 +43,7 @@ enum class ResumeMode : uint8_t { kInPlace, kResetAndReplay };
 struct BackendTraits {
   std::string kind;  // "vhost-user", "kernel", "vdpa", "fake".
 
-  MemoryPolicy memory_policy;  // (open)
+  MemoryPolicy memory_policy;         // (open)
   bool needs_shared_log = false;      // The log must be a memfd.
   bool takes_log = false;             // (open) SetLog and logging rings work.
   bool per_queue_stop = true;         // One queue of a running device may stop.
