@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "hw/virtio/guarded_services.h"
 
+#include <optional>
 #include <utility>
+
+#include "absl/strings/str_cat.h"
 
 namespace vhost {
 
@@ -29,8 +32,14 @@ void GuardedServices::iotlb_access_failed(uint64_t iova, IotlbAccess access) {
 
 absl::Status GuardedServices::set_host_notifier(QueueIndex queue,
                                                 HostNotifierArea area) {
+  const std::optional<QueueIndex> device_queue =
+      queues_.to_device(BackendQueue{to_int(queue)});
+  if (!device_queue.has_value()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "host notifier: vq ", to_int(queue), ": not a queue of the device"));
+  }
   const Depth depth(depth_);
-  return target().set_host_notifier(queue, std::move(area));
+  return target().set_host_notifier(*device_queue, std::move(area));
 }
 
 absl::Status GuardedServices::map_shared_memory(

@@ -12,7 +12,10 @@ namespace vhost {
 class GuardedServices final : public BackendServices {
  public:
   // `services` may be null: everything is refused.
-  explicit GuardedServices(BackendServices* services) : services_(services) {}
+  // `queues` is borrowed and outlives this: a back-end names its own queues,
+  // the VMM is told the device's.
+  GuardedServices(BackendServices* services, const QueueMap& queues)
+      : services_(services), queues_(queues) {}
 
   bool answering() const { return depth_ > 0; }
 
@@ -40,6 +43,7 @@ class GuardedServices final : public BackendServices {
   }
 
   BackendServices* services_;
+  const QueueMap& queues_;
   BackendServices refusing_;
   int depth_ = 0;
 };

@@ -18,7 +18,7 @@ VhostDev::Impl::Impl(VhostContext& context, std::unique_ptr<VhostOps> ops,
       binding_(notifiers),
       options_(std::move(options)),
       events_(loop_, events),
-      services_(services),
+      services_(services, options_.queues),
       interrupts_(notifiers, options_.queues.device_queues()),
       runner_(*ops_, loop_, [this](absl::Status status) {
         sequence_ended(std::move(status));
