@@ -101,17 +101,16 @@ absl::Status BlkQueue::submit(const BlkRequest& request) {
         absl::StrCat(request.buffers.size(), " buffers in a ring of ",
                      ring_.size(), " descriptors"));
   }
-  absl::StatusOr<SplitVirtqueue::Request> begun =
+  SplitVirtqueue::Request ring_request =
       ring_.begin(static_cast<uint32_t>(descriptors), slot);
-  if (!begun.ok()) [[unlikely]]
-    return begun.status();
-  SplitVirtqueue::Request ring_request = *std::move(begun);
+  if (!ring_request.ok()) [[unlikely]]
+    return ring_request.status();
   fill(wire(slot), request);
   VHOST_RETURN_IF_ERROR(
       add_all(ring_request, request, memory_.gpa() + sizeof(BlkWire) * slot));
   VHOST_RETURN_IF_ERROR(ring_request.submit());
   free_.pop_back();
-  slots_[slot] = Slot{request.cookie, request.offset, request.op, true};
+  slots_[slot] = Slot{request.cookie, request.op, true, request.offset};
   ++in_flight_;
   return absl::OkStatus();
 }
@@ -146,8 +145,7 @@ void BlkQueue::check_lost(bool idle) {
   }
 }
 
-size_t BlkQueue::poll(std::span<BlkCompletion> out) {
-  if (in_flight_ == 0) return 0;
+size_t BlkQueue::take(std::span<BlkCompletion> out) {
   size_t count = 0;
   while (failure_.ok() && count < out.size()) {
     const size_t most = std::min(batch_.size(), out.size() - count);

@@ -35,8 +35,13 @@ class BlkQueue {
   //         others               failure().
   absl::Status submit(const BlkRequest& request);
 
+  // Whether poll() has nothing to say.  Some loads and no store.
+  bool idle() const {
+    return in_flight_ == 0 || (!ring_.has_completions() && !handle_.lost());
+  }
+
   // Finished requests; all that are left, once the device is given up.
-  size_t poll(std::span<BlkCompletion> out);
+  size_t poll(std::span<BlkCompletion> out) { return idle() ? 0 : take(out); }
 
   uint32_t in_flight() const { return in_flight_; }
   QueueHandle& handle() { return handle_; }
@@ -45,11 +50,13 @@ class BlkQueue {
   const absl::Status& failure() const { return failure_; }
 
  private:
+  // Not in the order of BlkRequest: the compiler would copy two fields at once,
+  // and a load of two stores waits until both are in the cache.
   struct alignas(32) Slot {
     uint64_t cookie = 0;
-    uint64_t offset = 0;
     BlkOp op = BlkOp::kRead;
     bool in_flight = false;
+    uint64_t offset = 0;
   };
 
   BlkQueue(QueueHandle handle, DmaBuffer memory, uint32_t depth);
@@ -61,6 +68,7 @@ class BlkQueue {
                        const BlkRequest& request, uint64_t wire_gpa);
   void fill(BlkWire& wire, const BlkRequest& request);
   void finish(uint32_t slot, BlkCompletion& out);
+  size_t take(std::span<BlkCompletion> out);
   void check_lost(bool idle);
   size_t poll_failed(std::span<BlkCompletion> out);
 

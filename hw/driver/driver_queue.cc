@@ -179,12 +179,15 @@ void DriverQueue::abandon_memory() {
 // ---------------------------------------------------------------------------
 
 QueueHandle::QueueHandle(std::shared_ptr<DriverQueue> queue)
-    : queue_(std::move(queue)), ring_(&queue_->ring()) {}
+    : queue_(std::move(queue)),
+      ring_(&queue_->ring()),
+      lost_(&queue_->lost_flag()) {}
 
 QueueHandle& QueueHandle::operator=(QueueHandle&& other) noexcept {
   QueueHandle taken(std::move(other));
   std::swap(queue_, taken.queue_);
   std::swap(ring_, taken.ring_);
+  std::swap(lost_, taken.lost_);
   return *this;
 }
 
@@ -204,7 +207,6 @@ absl::Status QueueHandle::kick() {
 
 FdRef QueueHandle::call_fd() const { return queue_->call_fd(); }
 bool QueueHandle::take_signal() const { return queue_->take_signal(); }
-bool QueueHandle::lost() const { return queue_->lost(); }
 absl::Status QueueHandle::lost_status() const { return queue_->lost_status(); }
 
 absl::Status QueueHandle::release() {
@@ -212,6 +214,7 @@ absl::Status QueueHandle::release() {
   VHOST_RETURN_IF_ERROR(queue_->release());
   queue_ = nullptr;
   ring_ = nullptr;
+  lost_ = nullptr;
   return absl::OkStatus();
 }
 

@@ -74,6 +74,7 @@ class DriverQueue {
   // owner that sleeps.  Loop thread or owner.
   void mark_lost(const absl::Status& why);
   bool lost() const { return lost_.load(std::memory_order_acquire); }
+  const std::atomic<bool>& lost_flag() const { return lost_; }
   absl::Status lost_status() const;
 
   // -- The end: closed queues ---------------------------------------------

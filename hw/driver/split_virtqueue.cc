@@ -157,13 +157,14 @@ absl::Status SplitVirtqueue::submit_error() const {
 }
 
 absl::Status SplitVirtqueue::Request::cancel() {
-  if (queue_ == nullptr) return over();
+  if (queue_ == nullptr) return over(status_);
   std::exchange(queue_, nullptr)->open_ = false;
   if (shape_.left != shape_.max) return absl::OkStatus();
   return absl::FailedPreconditionError("nothing to cancel: no buffers");
 }
 
-absl::Status SplitVirtqueue::Request::over() {
+absl::Status SplitVirtqueue::Request::over(absl::Status why) {
+  if (!why.ok()) return why;
   return absl::FailedPreconditionError("request is submitted or cancelled");
 }
 
@@ -191,12 +192,17 @@ void SplitVirtqueue::break_by_entry(uint32_t id, uint32_t written) {
   }
 }
 
-// Ends the fast paths: nothing is free, no request is open.
+// Ends the fast paths: nothing is free, no request is open, and poll() has
+// something to say.
 void SplitVirtqueue::break_with(absl::Status why) {
   status_ = std::move(why);
   free_count_ = 0;
   open_ = false;
   shown_ = avail_index_;
+  ended_[0] = kVringUsedNoNotify;
+  // Behind next_used_, also after what poll() takes in front of a bad entry.
+  ended_[1] = static_cast<uint16_t>(next_used_ - 1);
+  used_ = reinterpret_cast<std::byte*>(ended_);
 }
 
 }  // namespace vhost

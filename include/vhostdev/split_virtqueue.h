@@ -120,12 +120,13 @@ class SplitVirtqueue {
 
   // Opens a request of at most `max_descriptors`; using fewer is fine.  The
   // ring does not change before submit().  One request is open at a time.
-  // `cookie` comes back in its RingCompletion.
+  // `cookie` comes back in its RingCompletion.  If it cannot be opened, the
+  // Request is not ok() and says why; nothing can be done with it.
   // Errors: kInvalidArgument     more than max_chain(), or none: never works.
   //         kResourceExhausted   not enough free now: poll, then again.
   //         kFailedPrecondition  another request is open.
   //         status()             the queue is broken or was taken back.
-  absl::StatusOr<Request> begin(uint32_t max_descriptors, uint64_t cookie);
+  Request begin(uint32_t max_descriptors, uint64_t cookie);
 
   // Shows the device everything submitted since the last call, all at once, and
   // says whether it must be notified; false if that was nothing.  Costs a full
@@ -139,7 +140,8 @@ class SplitVirtqueue {
   //         status()             the queue is broken or was taken back.
   absl::StatusOr<size_t> poll(std::span<RingCompletion> out);
 
-  // Whether poll() would find something.
+  // Whether poll() has something to say: completions, or that the queue is
+  // broken or was taken back.  One load: what spins on a ring spins on this.
   bool has_completions() const {
     return used_idx().load_acquire() != next_used_;
   }
@@ -229,7 +231,7 @@ class SplitVirtqueue {
   const uint32_t mask_;
   VringDesc* const desc_;
   std::byte* const avail_;
-  std::byte* const used_;
+  std::byte* used_;  // The device's; once broken: ended_.
   std::byte* const indirect_;
   const uint64_t indirect_gpa_;
   const uint32_t indirect_entries_;
@@ -249,23 +251,29 @@ class SplitVirtqueue {
   Slot* const slots_;     // Unchecked: every index is below num_.
   uint16_t* const next_;  // Free list; and the chains in flight.
   absl::Status status_;
+  // A used ring's flags and index, as has_completions() is to see them of a
+  // queue that ended.
+  alignas(4) uint16_t ended_[2] = {};
 };
 
-// A request that is being built.  Destroying it without submit() gives its
-// descriptors back.  It must not outlive its queue.
+// A request that is being built, or why there is none.  Destroying it without
+// submit() gives its descriptors back.  It must not outlive its queue.
+//
+// It stays where begin() made it, and is no StatusOr: one that is moved goes
+// through memory, and reading it back there waits for every store before it to
+// reach the cache, the device's lines included.
 class [[nodiscard]] SplitVirtqueue::Request {
  public:
-  Request(Request&& other) noexcept
-      : queue_(std::exchange(other.queue_, nullptr)),
-        table_(other.table_),
-        cookie_(other.cookie_),
-        shape_(other.shape_),
-        next_(other.next_),
-        last_(other.last_) {}
-  Request& operator=(Request&&) = delete;
+  Request(const Request&) = delete;
+  Request& operator=(const Request&) = delete;
   ~Request() {
     if (queue_ != nullptr) queue_->open_ = false;
   }
+
+  // Whether begin() opened it.
+  bool ok() const { return status_.ok(); }
+  // What begin() says.
+  const absl::Status& status() const { return status_; }
 
   // Adds a buffer that the device reads, or one that it writes.  Readable ones
   // come first.  On error the request stays as it was.
@@ -273,6 +281,7 @@ class [[nodiscard]] SplitVirtqueue::Request {
   //                              readable buffer behind a writable one; more
   //                              buffers than were asked for.
   //         kFailedPrecondition  already submitted or cancelled.
+  //         status()             never opened.
   [[gnu::always_inline]] absl::Status add_readable(uint64_t gpa,
                                                    uint32_t length) {
     return add(gpa, length, false);
@@ -286,6 +295,7 @@ class [[nodiscard]] SplitVirtqueue::Request {
   // request is over in any case.
   // Errors: kInvalidArgument     nothing was added: the request is dropped.
   //         kFailedPrecondition  already submitted or cancelled.
+  //         status()             never opened.
   absl::Status submit();
 
   // Drops the request: the queue is as before begin().
@@ -295,6 +305,7 @@ class [[nodiscard]] SplitVirtqueue::Request {
 
  private:
   friend class SplitVirtqueue;
+  explicit Request(absl::Status why) : status_(std::move(why)) {}
   Request(SplitVirtqueue* queue, VringDesc* table, uint32_t max,
           uint64_t cookie)
       : queue_(queue),
@@ -314,28 +325,29 @@ class [[nodiscard]] SplitVirtqueue::Request {
   absl::Status add(uint64_t gpa, uint32_t length, bool writable);
   // By value: a request whose address is taken does not live in registers.
   static absl::Status add_error(Shape shape, uint32_t length, bool writable);
-  static absl::Status over();
+  static absl::Status over(absl::Status why);
 
-  SplitVirtqueue* queue_;
-  VringDesc* table_;  // Indirect; null: a chain in the ring.
-  uint64_t cookie_;
+  SplitVirtqueue* queue_ = nullptr;
+  VringDesc* table_ = nullptr;  // Indirect; null: a chain in the ring.
+  uint64_t cookie_ = 0;
   Shape shape_;
-  uint16_t next_;      // The free descriptor that comes next.
+  uint16_t next_ = 0;  // The free descriptor that comes next.
   uint16_t last_ = 0;  // The one added last.
+  absl::Status status_;
 };
 
 // ---------------------------------------------------------------------------
 // The fast path.  Inlined by force: a request then lives in registers.
 // ---------------------------------------------------------------------------
 
-[[gnu::always_inline]] inline absl::StatusOr<SplitVirtqueue::Request>
-SplitVirtqueue::begin(uint32_t max_descriptors, uint64_t cookie) {
+[[gnu::always_inline]] inline SplitVirtqueue::Request SplitVirtqueue::begin(
+    uint32_t max_descriptors, uint64_t cookie) {
   const bool indirect =
       max_descriptors > 1 && max_descriptors <= indirect_entries_;
   const uint32_t needed = indirect ? 1 : max_descriptors;
   // A queue that is broken or was taken back has no free descriptors.
   if (needed > free_count_ || max_descriptors == 0 || open_) [[unlikely]] {
-    return begin_error(max_descriptors);
+    return Request(begin_error(max_descriptors));
   }
   open_ = true;
   VringDesc* const table =
@@ -348,7 +360,7 @@ SplitVirtqueue::begin(uint32_t max_descriptors, uint64_t cookie) {
 [[gnu::always_inline]] inline absl::Status SplitVirtqueue::Request::add(
     uint64_t gpa, uint32_t length, bool writable) {
   if (queue_ == nullptr) [[unlikely]]
-    return over();
+    return over(status_);
   // The first test fails for a length of 0, too.
   if (length - 1 >= shape_.bytes_left || shape_.left == 0 ||
       (!writable && shape_.writable != 0)) [[unlikely]] {
@@ -374,7 +386,7 @@ SplitVirtqueue::begin(uint32_t max_descriptors, uint64_t cookie) {
 
 [[gnu::always_inline]] inline absl::Status SplitVirtqueue::Request::submit() {
   if (queue_ == nullptr) [[unlikely]]
-    return over();
+    return over(status_);
   SplitVirtqueue& queue = *std::exchange(queue_, nullptr);
   const uint32_t count = shape_.max - shape_.left;
   const bool open = std::exchange(queue.open_, false);

@@ -2,6 +2,7 @@
 #ifndef VHOSTDEV_VIRTIO_DRIVER_H_
 #define VHOSTDEV_VIRTIO_DRIVER_H_
 
+#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -58,7 +59,7 @@ class [[nodiscard]] QueueHandle {
 
   // Whether the device is gone: nothing will complete any more that the ring
   // does not hold already.  Cheap.
-  bool lost() const;
+  bool lost() const { return lost_->load(std::memory_order_acquire); }
   // OK, or why: kUnavailable when the back-end died.
   absl::Status lost_status() const;
 
@@ -73,6 +74,7 @@ class [[nodiscard]] QueueHandle {
 
   std::shared_ptr<DriverQueue> queue_;
   SplitVirtqueue* ring_ = nullptr;
+  const std::atomic<bool>* lost_ = nullptr;
 };
 
 // The guest half in this process: what a virtio driver does, over a VhostDev

@@ -89,8 +89,8 @@ class DriverTest : public ::testing::Test {
   static void submit(QueueHandle& handle, uint64_t cookie) {
     auto request = handle.ring().begin(1, cookie);
     ASSERT_TRUE(request.ok()) << request.status();
-    ASSERT_TRUE(request->add_readable(0x1000, 1).ok());
-    ASSERT_TRUE(request->submit().ok());
+    ASSERT_TRUE(request.add_readable(0x1000, 1).ok());
+    ASSERT_TRUE(request.submit().ok());
   }
 
   // The back-end's process ends.

@@ -36,16 +36,15 @@ struct RingPair {
   // Without publishing.
   absl::Status put(uint64_t cookie, uint32_t readable = 1,
                    uint32_t writable = 0) {
-    absl::StatusOr<SplitVirtqueue::Request> request =
-        queue->begin(readable + writable, cookie);
+    SplitVirtqueue::Request request = queue->begin(readable + writable, cookie);
     if (!request.ok()) return request.status();
     for (uint32_t i = 0; i < readable; ++i) {
-      EXPECT_TRUE(request->add_readable(0x1000 + i, 16).ok());
+      EXPECT_TRUE(request.add_readable(0x1000 + i, 16).ok());
     }
     for (uint32_t i = 0; i < writable; ++i) {
-      EXPECT_TRUE(request->add_writable(0x2000 + i, 16).ok());
+      EXPECT_TRUE(request.add_writable(0x2000 + i, 16).ok());
     }
-    return request->submit();
+    return request.submit();
   }
 
   std::vector<uint64_t> poll(size_t most = 64) {

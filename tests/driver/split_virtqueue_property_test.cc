@@ -93,16 +93,16 @@ class Model {
     ASSERT_EQ(request.ok(), needed <= queue_->free_count());
     if (!request.ok()) return;
     for (uint32_t i = 0; i < readable; ++i) {
-      ASSERT_TRUE(request->add_readable(next_cookie_, 1).ok());
+      ASSERT_TRUE(request.add_readable(next_cookie_, 1).ok());
     }
     for (uint32_t i = 0; i < writable; ++i) {
-      ASSERT_TRUE(request->add_writable(next_cookie_, 1 + i).ok());
+      ASSERT_TRUE(request.add_writable(next_cookie_, 1 + i).ok());
     }
     if (cancel) {
-      ASSERT_TRUE(request->cancel().ok());
+      ASSERT_TRUE(request.cancel().ok());
       return;
     }
-    ASSERT_TRUE(request->submit().ok());
+    ASSERT_TRUE(request.submit().ok());
     in_flight_.emplace(next_cookie_++, needed);
   }
 

@@ -74,10 +74,10 @@ TEST(SplitVirtqueue, ShowsTheDeviceWhatWasAdded) {
   RingPair pair(8);
   auto request = pair.queue->begin(3, 42);
   ASSERT_TRUE(request.ok());
-  ASSERT_TRUE(request->add_readable(0x1000, 16).ok());
-  ASSERT_TRUE(request->add_writable(0x2000, 512).ok());
-  ASSERT_TRUE(request->add_writable(0x3000, 1).ok());
-  ASSERT_TRUE(request->submit().ok());
+  ASSERT_TRUE(request.add_readable(0x1000, 16).ok());
+  ASSERT_TRUE(request.add_writable(0x2000, 512).ok());
+  ASSERT_TRUE(request.add_writable(0x3000, 1).ok());
+  ASSERT_TRUE(request.submit().ok());
   EXPECT_TRUE(pair.queue->publish());
 
   const auto chain = pair.device.pop();
@@ -116,9 +116,9 @@ TEST(SplitVirtqueue, AnEntryThatWasNotPublishedCannotComplete) {
 TEST(SplitVirtqueueCancel, RestoresTheFreeCountAndPublishesNothing) {
   RingPair pair(8);
   auto request = pair.queue->begin(3, 1);
-  ASSERT_TRUE(request->add_readable(0x1000, 16).ok());
-  ASSERT_TRUE(request->add_writable(0x2000, 16).ok());
-  EXPECT_TRUE(request->cancel().ok());
+  ASSERT_TRUE(request.add_readable(0x1000, 16).ok());
+  ASSERT_TRUE(request.add_writable(0x2000, 16).ok());
+  EXPECT_TRUE(request.cancel().ok());
   EXPECT_EQ(pair.queue->free_count(), 8u);
   EXPECT_EQ(pair.device.avail_index(), 0);
 
@@ -131,14 +131,14 @@ TEST(SplitVirtqueueCancel, RestoresTheFreeCountAndPublishesNothing) {
 TEST(SplitVirtqueueCancel, OfNothingTwiceOrAfterSubmitIsATypedError) {
   RingPair pair(8);
   auto empty = pair.queue->begin(3, 1);
-  EXPECT_EQ(code(empty->cancel()), kPrecondition);
-  EXPECT_EQ(code(empty->cancel()), kPrecondition);
+  EXPECT_EQ(code(empty.cancel()), kPrecondition);
+  EXPECT_EQ(code(empty.cancel()), kPrecondition);
   auto submitted = pair.queue->begin(1, 1);
-  ASSERT_TRUE(submitted->add_readable(0x1000, 16).ok());
-  ASSERT_TRUE(submitted->submit().ok());
-  EXPECT_EQ(code(submitted->cancel()), kPrecondition);
-  EXPECT_EQ(code(submitted->submit()), kPrecondition);
-  EXPECT_EQ(code(submitted->add_readable(0x1000, 16)), kPrecondition);
+  ASSERT_TRUE(submitted.add_readable(0x1000, 16).ok());
+  ASSERT_TRUE(submitted.submit().ok());
+  EXPECT_EQ(code(submitted.cancel()), kPrecondition);
+  EXPECT_EQ(code(submitted.submit()), kPrecondition);
+  EXPECT_EQ(code(submitted.add_readable(0x1000, 16)), kPrecondition);
   EXPECT_EQ(pair.queue->in_flight(), 1u);
   EXPECT_TRUE(pair.queue->publish());
   EXPECT_EQ(pair.device.avail_index(), 1);
@@ -148,7 +148,7 @@ TEST(SplitVirtqueueCancel, IsWhatDestructionDoes) {
   RingPair pair(8);
   {
     auto request = pair.queue->begin(8, 1);
-    ASSERT_TRUE(request->add_readable(0x1000, 16).ok());
+    ASSERT_TRUE(request.add_readable(0x1000, 16).ok());
   }
   EXPECT_EQ(pair.queue->free_count(), 8u);
   EXPECT_TRUE(pair.submit(1, 8).ok());
@@ -157,7 +157,7 @@ TEST(SplitVirtqueueCancel, IsWhatDestructionDoes) {
 TEST(SplitVirtqueue, DropsAnEmptyRequest) {
   RingPair pair(8);
   auto request = pair.queue->begin(3, 1);
-  EXPECT_EQ(code(request->submit()), kInvalid);
+  EXPECT_EQ(code(request.submit()), kInvalid);
   EXPECT_EQ(pair.device.avail_index(), 0);
   EXPECT_EQ(pair.queue->free_count(), 8u);
   EXPECT_FALSE(pair.queue->publish());
@@ -198,18 +198,18 @@ TEST(SplitVirtqueue, TakesAsManySingleDescriptorsAsItHasWhenIdle) {
 TEST(SplitVirtqueue, RefusesABufferOfNoBytes) {
   RingPair pair(8);
   auto request = pair.queue->begin(2, 1);
-  EXPECT_EQ(code(request->add_readable(0x1000, 0)), kInvalid);
-  EXPECT_EQ(code(request->add_writable(0x1000, 0)), kInvalid);
+  EXPECT_EQ(code(request.add_readable(0x1000, 0)), kInvalid);
+  EXPECT_EQ(code(request.add_writable(0x1000, 0)), kInvalid);
 }
 
 // VD-13
 TEST(SplitVirtqueue, RefusesAReadableBufferBehindAWritableOne) {
   RingPair pair(8);
   auto request = pair.queue->begin(3, 1);
-  ASSERT_TRUE(request->add_writable(0x1000, 16).ok());
-  EXPECT_EQ(code(request->add_readable(0x2000, 16)), kInvalid);
-  EXPECT_TRUE(request->add_writable(0x3000, 16).ok());
-  ASSERT_TRUE(request->submit().ok());
+  ASSERT_TRUE(request.add_writable(0x1000, 16).ok());
+  EXPECT_EQ(code(request.add_readable(0x2000, 16)), kInvalid);
+  EXPECT_TRUE(request.add_writable(0x3000, 16).ok());
+  ASSERT_TRUE(request.submit().ok());
   EXPECT_TRUE(pair.queue->publish());
   EXPECT_EQ(pair.device.pop()->writable.size(), 2u);
 }
@@ -218,16 +218,16 @@ TEST(SplitVirtqueue, RefusesAReadableBufferBehindAWritableOne) {
 TEST(SplitVirtqueue, RefusesFourGigabytesInOneRequest) {
   RingPair pair(8);
   auto request = pair.queue->begin(3, 1);
-  ASSERT_TRUE(request->add_readable(0, 0x8000'0000).ok());
-  EXPECT_EQ(code(request->add_writable(0, 0x8000'0000)), kInvalid);
-  EXPECT_TRUE(request->add_writable(0, 0x7fff'ffff).ok());
+  ASSERT_TRUE(request.add_readable(0, 0x8000'0000).ok());
+  EXPECT_EQ(code(request.add_writable(0, 0x8000'0000)), kInvalid);
+  EXPECT_TRUE(request.add_writable(0, 0x7fff'ffff).ok());
 }
 
 TEST(SplitVirtqueue, RefusesMoreBuffersThanWereAskedFor) {
   RingPair pair(8);
   auto request = pair.queue->begin(1, 1);
-  ASSERT_TRUE(request->add_readable(0x1000, 16).ok());
-  EXPECT_EQ(code(request->add_readable(0x1000, 16)), kInvalid);
+  ASSERT_TRUE(request.add_readable(0x1000, 16).ok());
+  EXPECT_EQ(code(request.add_readable(0x1000, 16)), kInvalid);
 }
 
 // VD-15
@@ -251,9 +251,9 @@ TEST(SplitVirtqueueIndirect, TakesOneSlotOfTheRing) {
 TEST(SplitVirtqueueIndirect, SaysHowLongTheTableReallyIs) {
   RingPair pair(8, false, 8);
   auto request = pair.queue->begin(8, 1);
-  ASSERT_TRUE(request->add_readable(0x1000, 16).ok());
-  ASSERT_TRUE(request->add_writable(0x2000, 16).ok());
-  ASSERT_TRUE(request->submit().ok());
+  ASSERT_TRUE(request.add_readable(0x1000, 16).ok());
+  ASSERT_TRUE(request.add_writable(0x2000, 16).ok());
+  ASSERT_TRUE(request.submit().ok());
   EXPECT_TRUE(pair.queue->publish());
   const auto chain = pair.device.pop();
   EXPECT_EQ(pair.device.descriptor(chain->head).len, 32u);
@@ -316,9 +316,9 @@ TEST(SplitVirtqueueTakeBack, ReturnsEveryCookieInFlightOnce) {
 TEST(SplitVirtqueueTakeBack, EndsTheQueueAndARequestBeingBuilt) {
   RingPair pair(8);
   auto request = pair.queue->begin(2, 1);
-  ASSERT_TRUE(request->add_readable(0x1000, 16).ok());
+  ASSERT_TRUE(request.add_readable(0x1000, 16).ok());
   EXPECT_THAT(pair.queue->take_back(), IsEmpty());
-  EXPECT_EQ(code(request->submit()), kPrecondition);
+  EXPECT_EQ(code(request.submit()), kPrecondition);
   EXPECT_EQ(code(pair.queue->begin(1, 2).status()), kPrecondition);
   EXPECT_EQ(pair.device.avail_index(), 0);
   EXPECT_THAT(std::string(pair.queue->status().message()),

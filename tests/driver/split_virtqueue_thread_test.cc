@@ -124,12 +124,12 @@ void ask(SplitVirtqueue& queue, Message& message, uint64_t cookie) {
   auto request = queue.begin(2, cookie);
   ASSERT_TRUE(request.ok());
   ASSERT_TRUE(
-      request->add_readable(reinterpret_cast<uintptr_t>(&message.question), 8)
+      request.add_readable(reinterpret_cast<uintptr_t>(&message.question), 8)
           .ok());
   ASSERT_TRUE(
-      request->add_writable(reinterpret_cast<uintptr_t>(&message.answer), 8)
+      request.add_writable(reinterpret_cast<uintptr_t>(&message.answer), 8)
           .ok());
-  ASSERT_TRUE(request->submit().ok());
+  ASSERT_TRUE(request.submit().ok());
 }
 
 // Keeps `depth` requests in flight until `rounds` are done, sleeping whenever

@@ -138,15 +138,14 @@ class Scenario {
     bool complete = true;
     for (uint32_t i = 0; i < total; ++i) {
       const uint32_t length = input_.take<uint16_t>();
-      const absl::Status added = i < readable
-                                     ? request->add_readable(i, length)
-                                     : request->add_writable(i, length);
+      const absl::Status added = i < readable ? request.add_readable(i, length)
+                                              : request.add_writable(i, length);
       require(added.ok() == (length != 0), "a buffer is taken iff not empty");
       complete = complete && added.ok();
       if (i >= readable) known.writable += length;
     }
     if (!submit || !complete) return;
-    require(request->submit().ok(), "a complete request is submitted");
+    require(request.submit().ok(), "a complete request is submitted");
     in_flight_.emplace(next_cookie_++, known);
     ++result_.submitted;
   }
