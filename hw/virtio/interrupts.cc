@@ -23,18 +23,24 @@ Interrupts::Interrupts(NotifierBinding& binding, uint32_t queues)
 
 absl::Status Interrupts::prepare(std::span<const Use> uses) {
   const absl::MutexLock lock(&mutex_);
-  std::erase_if(vectors_, [uses](const auto& entry) {
-    if (entry.second.bound > 0 || entry.second.moving) return false;
-    return std::none_of(uses.begin(), uses.end(), [&entry](const Use& use) {
-      return use.vector == entry.first;
-    });
-  });
+  for (auto entry = vectors_.begin(); entry != vectors_.end();) {
+    const VectorIndex index = entry->first;
+    const Vector& vector = entry->second;
+    const bool needed =
+        vector.bound > 0 || vector.moving ||
+        std::any_of(uses.begin(), uses.end(),
+                    [index](const Use& use) { return use.vector == index; });
+    // The binding may remember that it has it detached: so do we.
+    if (!needed && vector.detached) left_detached_.insert(index);
+    entry = needed ? std::next(entry) : vectors_.erase(entry);
+  }
   for (const Use& use : uses) {
     if (use.vector == kNoVector) continue;
     Vector& vector = vectors_[use.vector];
     if (vector.call != nullptr) continue;
     absl::StatusOr<EventNotifier> made = EventNotifier::create();
     if (!made.ok()) return annotate(made.status(), "call notifier");
+    vector.detached = left_detached_.erase(use.vector) > 0;
     vector.call = std::make_unique<EventNotifier>(std::move(*made));
   }
   return absl::OkStatus();

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <set>
 #include <span>
 #include <vector>
 
@@ -104,6 +105,8 @@ class Interrupts {
   mutable absl::Mutex mutex_;
   // A map: references to vectors stay valid while the mutex is let go.
   std::map<VectorIndex, Vector> vectors_ ABSL_GUARDED_BY(mutex_);
+  // Vectors that were forgotten while the binding had them detached.
+  std::set<VectorIndex> left_detached_ ABSL_GUARDED_BY(mutex_);
   std::vector<Queue> queues_ ABSL_GUARDED_BY(mutex_);
   uint64_t bindings_ ABSL_GUARDED_BY(mutex_) = 0;
 };

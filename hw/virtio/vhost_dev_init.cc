@@ -70,7 +70,6 @@ absl::Status VhostDev::Impl::check_backend() const {
   const BackendTraits& traits = ops_->traits();
   for (const Queue& queue : queues_) {
     if (options_.fewer_queues_ok) break;
-    if (options_.fewer_queues_ok) break;
     if (to_int(queue.backend) < traits.max_queues) continue;
     return absl::InvalidArgumentError(
         absl::StrCat("back-end queue ", to_int(queue.backend), " of ",

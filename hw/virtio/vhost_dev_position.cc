@@ -152,12 +152,15 @@ absl::Status VhostDev::Impl::check_drained(Queue& queue) {
   const absl::StatusOr<uint16_t> used =
       ring_index(queue.ring.addr.used, queue.ring.big_endian);
   if (!used.ok()) {
-    queue.position = Position::kLost;
+    if (queue.position != Position::kFresh) queue.position = Position::kLost;
     return annotate(used.status(), absl::StrCat("vq ", to_int(queue.index)));
   }
   const auto left = static_cast<uint16_t>(low_half(queue.base) - *used);
   queue.undrained = left != 0;
-  queue.position = left == 0 ? Position::kKnown : Position::kLost;
+  // What a reset forgot stays forgotten, however long its ring drains.
+  if (queue.position != Position::kFresh) {
+    queue.position = left == 0 ? Position::kKnown : Position::kLost;
+  }
   return left == 0 ? absl::OkStatus() : not_drained(queue.index, left);
 }
 

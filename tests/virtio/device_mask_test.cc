@@ -106,6 +106,25 @@ TEST_F(Mask, OfAQueueThatNeverRanTakesEffectAtItsStart) {
   EXPECT_EQ(binding.interrupts(kVector0), 0u);
 }
 
+// Regression: while another queue was started, it was forgotten that the
+// binding still had the vector detached, and nothing attached it again.
+TEST_F(Mask, EndsAlsoIfItsQueueWasStoppedWhenAnotherStarted) {
+  make_running();
+  const auto one = [this](auto operation, QueueIndex vq) {
+    return drive(
+        [&](Completion done) { ((*dev).*operation)(vq, std::move(done)); });
+  };
+  dev->mask(kVq1);
+  ASSERT_TRUE(one(&VhostDev::stop_queue, kVq1).ok());
+  ASSERT_TRUE(one(&VhostDev::stop_queue, kVq0).ok());
+  ASSERT_TRUE(one(&VhostDev::start_queue, kVq0).ok());
+
+  dev->unmask(kVq1);
+  ASSERT_TRUE(one(&VhostDev::start_queue, kVq1).ok());
+
+  EXPECT_THAT(binding.masked, IsEmpty());
+}
+
 TEST_F(Mask, OfOneQueueHoldsTheVectorItShares) {
   guest.queues[1].vector = kVector0;
   make_quiet(MaskMode::kLocal);

@@ -124,6 +124,23 @@ TEST_F(Stop, ASecondStopLooksAgainAtWhatWasNotDrained) {
   EXPECT_TRUE(start().ok());
 }
 
+// Regression: looking again made a position of what the reset had forgotten.
+TEST_F(Stop, LookingAgainDoesNotBringBackWhatAResetForgot) {
+  make_running();
+  set_base(kVq0, 2);
+  set_indexes(kVq0, 2, 0);
+  Outcome stopped;
+  dev->stop(StopReason::kGuestReset, stopped.completion());
+  loop.advance(std::chrono::seconds(31));
+  ASSERT_EQ(stopped.code(), absl::StatusCode::kFailedPrecondition);
+  ASSERT_EQ(dev->queue_base(kVq0), VringBase{0});
+
+  set_indexes(kVq0, 2, 2);
+
+  EXPECT_TRUE(stop().ok());
+  EXPECT_EQ(dev->queue_base(kVq0), VringBase{0});
+}
+
 TEST_F(Stop, ARingThatIsNotDrainedCannotBeStartedAgain) {
   make_running();
   set_base(kVq0, 2);

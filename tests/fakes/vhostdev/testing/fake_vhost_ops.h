@@ -87,6 +87,9 @@ class FakeVhostOps final : public VhostOps {
   void lose_next(const std::string& verb, absl::Status status,
                  std::vector<Step> steps = {});
 
+  // Takes back what refuse_next() and lose_next() planned and nothing met.
+  void forget_plans() { planned_.clear(); }
+
   // Completes the oldest verb under way; false if there is none.
   bool complete_next();
   size_t under_way() const { return queue_.size(); }
