@@ -14,6 +14,7 @@
 
 #include "tests/fuzz/channel_scenario.h"
 #include "tests/fuzz/connection_scenario.h"
+#include "tests/fuzz/front_end_scenario.h"
 
 namespace vhost::user {
 namespace {
@@ -55,6 +56,29 @@ TEST(Corpus, OfTheConnectionReachesEveryEnd) {
   EXPECT_TRUE(reached.all_answered);
   EXPECT_TRUE(reached.overdue);
   EXPECT_TRUE(reached.malformed);
+}
+
+TEST(Corpus, OfTheFrontEndSucceedsWithEveryVerb) {
+  FrontEndScenario reached;
+  for (const std::vector<char>& input : corpus("front_end")) {
+    const FrontEndScenario one =
+        run_front_end_scenario(bytes(input), input.size());
+    reached.done.insert(one.done.begin(), one.done.end());
+    reached.refused |= one.refused;
+    reached.malformed |= one.malformed;
+    reached.silent |= one.silent;
+  }
+  EXPECT_THAT(reached.done,
+              UnorderedElementsAre("Open", "SetFeatures", "GetInflight",
+                                   "Configure", "Go", "DriverOk", "Quiesce",
+                                   "Harvest", "ResetStatus", "ResetDevice",
+                                   "SetQueuesEnabled", "UpdateMemory",
+                                   "SetCalls", "SetLog", "SetRingLogging",
+                                   "GetConfig", "SetConfig", "SetDeviceStateFd",
+                                   "CheckDeviceState", "SetMtu", "SendRarp"));
+  EXPECT_TRUE(reached.refused);
+  EXPECT_TRUE(reached.malformed);
+  EXPECT_TRUE(reached.silent);
 }
 
 TEST(Corpus, OfTheBackEndChannelReachesEveryRequest) {
