@@ -24,7 +24,8 @@ BackendChannel::BackendChannel(uint64_t protocol_features, Host* host)
     : protocol_features_(protocol_features), host_(host), in_(kInputSize) {}
 
 std::span<std::byte> BackendChannel::input_space() {
-  if (!status_.ok() || out_.size() - out_head_ >= kMaxUnreadAnswers) return {};
+  if (!status_.ok() || !host_->takes_requests()) return {};
+  if (out_.size() - out_head_ >= kMaxUnreadAnswers) return {};
   if (in_head_ != 0) {
     std::memmove(in_.data(), in_.data() + in_head_, in_tail_ - in_head_);
     in_tail_ -= in_head_;

@@ -41,6 +41,8 @@ class BackendChannel {
     virtual absl::Status on_host_notifier(BackendQueue vq,
                                           HostNotifierArea area) = 0;
     virtual BackendServices& services() = 0;
+    // False while it cannot take more: nothing is read until it can.
+    virtual bool takes_requests() const { return true; }
   };
 
   // What to send next, in one sendmsg.
@@ -56,7 +58,8 @@ class BackendChannel {
   void set_features(FeatureSet features) { features_ = features; }
 
   // Where to receive to.  Empty while a back-end that does not read its
-  // answers has too many of them waiting, and once the channel is closed.
+  // answers has too many of them waiting, while the host takes no requests,
+  // and once the channel is closed.
   std::span<std::byte> input_space();
   // `bytes` of it were filled, and `fds` came with them.
   void received(size_t bytes, std::vector<UniqueFd> fds);

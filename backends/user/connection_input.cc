@@ -58,7 +58,11 @@ absl::StatusOr<std::optional<Connection::Reply>> Connection::next_reply(
 absl::StatusOr<uint64_t> Connection::match(const wire::Header& header) const {
   const absl::Status flags = check_reply_flags(header.flags);
   if (!flags.ok()) {
-    return annotate(flags, frontend_message_name(header.request));
+    const bool due = waiting() && next_awaited_ < sending_ &&
+                     to_int(entry(next_awaited_).id) == header.request;
+    return annotate(flags, due ? describe(entry(next_awaited_).id,
+                                          queue_of_entry(entry(next_awaited_)))
+                               : frontend_message_name(header.request));
   }
   if (!waiting() || next_awaited_ >= sending_) {
     return absl::DataLossError(

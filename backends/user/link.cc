@@ -8,6 +8,7 @@
 #include <variant>
 
 #include "absl/strings/str_cat.h"
+#include "backends/user/wire.h"
 #include "vhostdev/status.h"
 
 namespace vhost::user {
@@ -24,6 +25,10 @@ constexpr int kReadsPerTurn = 16;
 // peer closed before or after it read everything makes no difference.
 absl::Status ended(absl::string_view call, int error) {
   const bool closed = error == EPIPE || error == ECONNRESET;
+  if (error == EMSGSIZE) {
+    return absl::DataLossError(absl::StrCat(
+        "more than ", wire::kMaxFds, " descriptors came with a message"));
+  }
   return closed ? absl::UnavailableError("connection closed")
                 : errno_status(error, call);
 }
@@ -205,7 +210,7 @@ void Link::receive_channel() {
       case ReceiveOutcome::kEnd:
         return close_channel(absl::UnavailableError("closed by the back-end"));
       case ReceiveOutcome::kBroken:
-        return close_channel(errno_status(in.error, "receive"));
+        return close_channel(ended("receive", in.error));
       case ReceiveOutcome::kReceived:
         break;
     }
@@ -223,7 +228,7 @@ void Link::send_channel() {
     if (segment.bytes.empty()) return;
     const Sent sent = send_some(channel_socket_, segment.bytes, segment.fds);
     if (sent.outcome == SendOutcome::kBroken) {
-      return close_channel(errno_status(sent.error, "send"));
+      return close_channel(ended("send", sent.error));
     }
     if (sent.outcome != SendOutcome::kSent) {
       channel_full_ = true;

@@ -30,6 +30,9 @@ class Operation {
   // Null: nobody waits for it.
   std::shared_ptr<Pending::Slot> slot;
 
+  // An answer to an IOTLB miss.
+  bool is_translation = false;
+
   // Replies still due; the last of them is the fence's.
   uint32_t replies_due = 0;
 

@@ -152,7 +152,9 @@ Received receive_some(FdRef socket, std::span<std::byte> space) {
   out.outcome = count == 0 ? ReceiveOutcome::kEnd : ReceiveOutcome::kReceived;
   if ((msg.msg_flags & MSG_CTRUNC) != 0) {
     out.outcome = ReceiveOutcome::kBroken;
-    out.error = EMSGSIZE;
+    // As many as there is room for were more than that; fewer, and this process
+    // can open no more.
+    out.error = out.fds.size() < wire::kMaxFds ? EMFILE : EMSGSIZE;
   }
   return out;
 }

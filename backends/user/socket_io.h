@@ -47,7 +47,9 @@ struct Received {
   ReceiveOutcome outcome = ReceiveOutcome::kEmpty;
   size_t bytes = 0;
   std::vector<UniqueFd> fds;
-  int error = 0;  // errno, of kBroken.
+  // errno, of kBroken.  EMSGSIZE: more descriptors than a message may have;
+  // EMFILE: this process can open no more.
+  int error = 0;
 };
 
 // Receives up to `space`, which is not empty.  Descriptors are owned before

@@ -49,7 +49,10 @@ absl::Status encode(const SetFeatures& verb, const Session& session,
   features.set(kFeatureProtocolFeatures,
                session.offered.has(kFeatureProtocolFeatures));
   batch.request({}, Request::kSetFeatures, u64_payload(features.low()));
-  if (session.has(kProtocolStatus)) encode_status(kAccepted, batch);
+  // Of a device that runs the status has DRIVER_OK, which nobody takes back.
+  if (session.has(kProtocolStatus) && !verb.running) {
+    encode_status(kAccepted, batch);
+  }
   return absl::OkStatus();
 }
 

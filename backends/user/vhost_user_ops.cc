@@ -16,6 +16,11 @@
 namespace vhost::user {
 namespace {
 
+// Translations that the back-end asked for and did not acknowledge, at most: it
+// may ask on its own channel as fast as it likes, and what it is sent for it
+// must not pile up.
+constexpr size_t kMaxTranslations = 64;
+
 Connection::Options connection_options(const VhostUserOptions& options) {
   return {.max_outstanding = std::max(options.max_outstanding, 1u),
           .max_outstanding_fds = std::max(options.max_outstanding_fds, 1u),
@@ -126,6 +131,7 @@ void VhostUserOps::complete_front() {
   if (open_phase_ != OpenPhase::kNone) return open_next();
   Operation operation = std::move(operations_.front());
   operations_.pop_front();
+  if (operation.is_translation) --translations_;
   if (!operation.refused() && operation.memory != nullptr && session_.iommu()) {
     session_.memory = operation.memory;
   }
@@ -161,6 +167,7 @@ void VhostUserOps::end_all(const absl::Status& why) {
   session_.memory.reset();
   channel_peer_.reset();
   std::deque<Operation> ended = std::exchange(operations_, {});
+  translations_ = 0;
   for (Operation& operation : ended) {
     BatchResult result = operation.take_lost(why);
     deliver(std::move(operation), std::move(result));
@@ -327,10 +334,16 @@ absl::Status VhostUserOps::on_iotlb_miss(uint64_t iova, IotlbAccess access) {
   entry->size = std::min(entry->size, memory->size - offset);
   const UpdateIotlb update = {.entry = *entry, .user = memory->user + offset};
   Operation operation("UpdateIotlb", MonotonicTime::max(), nullptr);
+  operation.is_translation = true;
   Batch batch(&link_.connection(), session_.acks(), &operation, now());
   VHOST_RETURN_IF_ERROR(encode(update, session_, batch));
   operations_.push_back(std::move(operation));
+  ++translations_;
   return absl::OkStatus();
+}
+
+bool VhostUserOps::takes_requests() const {
+  return translations_ < kMaxTranslations;
 }
 
 }  // namespace vhost::user

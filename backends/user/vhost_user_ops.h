@@ -2,6 +2,7 @@
 #ifndef BACKENDS_USER_VHOST_USER_OPS_H_
 #define BACKENDS_USER_VHOST_USER_OPS_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <deque>
 #include <memory>
@@ -60,6 +61,7 @@ class VhostUserOps final : public VhostOps,
   absl::Status on_host_notifier(BackendQueue vq,
                                 HostNotifierArea area) override;
   BackendServices& services() override;
+  bool takes_requests() const override;
 
   // handshake.cc
   void begin_open(const Open& verb, Operation operation);
@@ -100,6 +102,7 @@ class VhostUserOps final : public VhostOps,
   UniqueFd channel_peer_;  // On its way to the back-end.
 
   std::deque<Operation> operations_;  // Oldest first.
+  size_t translations_ = 0;           // Of those, answers to IOTLB misses.
   uint64_t completed_ = 0;
   uint64_t waits_ = 0;
   int depth_ = 0;  // Of step() on the stack.

@@ -45,12 +45,19 @@ bool contains_entry(const Entries& list, const MemoryTableEntry& entry) {
 }
 
 // Takes `count` additions out of `diff` and of the table it leads to.
-void leave_out(MemoryDiff& diff, size_t count) {
+void leave_out(MemoryDiff& diff, size_t count,
+               std::span<const uint64_t> in_use) {
   count = std::min(count, diff.added.size());
   if (count == 0) return;
-  // Memory that takes the place of other memory comes first: it is likelier to
-  // be in use.
-  std::stable_partition(diff.added.begin(), diff.added.end(),
+  // Memory that takes the place of other memory comes first, as it is likelier
+  // to be in use; before it what is known to be.
+  const auto rest = std::stable_partition(
+      diff.added.begin(), diff.added.end(), [&](const MemoryTableEntry& entry) {
+        return std::any_of(in_use.begin(), in_use.end(), [&](uint64_t gpa) {
+          return gpa >= entry.gpa && gpa - entry.gpa < entry.size;
+        });
+      });
+  std::stable_partition(rest, diff.added.end(),
                         [&](const MemoryTableEntry& entry) {
                           return overlaps_any(entry, diff.removed);
                         });
@@ -105,7 +112,8 @@ Entries not_done(const Entries& list, const std::vector<bool>& done) {
 
 }  // namespace
 
-const MemoryDiff& AppliedMemory::diff_to(MemoryView& view, uint64_t slots) {
+const MemoryDiff& AppliedMemory::diff_to(MemoryView& view, uint64_t slots,
+                                         std::span<const uint64_t> in_use) {
   const MemoryDiff& plain = view.diff(base_.get(), diff_);
   const bool fits = view.size() <= slots;
   if (fits && missing_.empty() && extra_.empty()) return plain;
@@ -113,7 +121,9 @@ const MemoryDiff& AppliedMemory::diff_to(MemoryView& view, uint64_t slots) {
   append(out.removed, extra_);
   append(out.added, missing_);
   cancel_entries(out.removed, out.added);
-  if (!fits) leave_out(out, view.size() - static_cast<size_t>(slots));
+  if (!fits) {
+    leave_out(out, view.size() - static_cast<size_t>(slots), in_use);
+  }
   diff_ = std::move(out);
   return diff_;
 }
@@ -190,6 +200,16 @@ bool AppliedMemory::contains(uint64_t gpa, uint64_t size, uint64_t user) const {
 size_t AppliedMemory::slots_used() const {
   const size_t base = base_ == nullptr ? 0 : base_->size();
   return base - missing_.size() + extra_.size();
+}
+
+uint64_t AppliedMemory::last_address() const {
+  uint64_t last = 0;
+  const auto raise = [&last](const MemoryTableEntry& entry) {
+    last = std::max(last, entry.gpa + (entry.size - 1));
+  };
+  if (base_ != nullptr && base_->size() != 0) raise(base_->entries().back());
+  std::for_each(extra_.begin(), extra_.end(), raise);
+  return last;
 }
 
 void AppliedMemory::clear() {

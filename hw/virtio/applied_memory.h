@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <limits>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "hw/virtio/memory_view.h"
@@ -21,11 +22,13 @@ class AppliedMemory {
  public:
   // What turns this into the table of `view`.  Where the table has more than
   // `slots` entries the additions beyond are left out (new memory first, so
-  // that what the back-end has is kept where it can be) and `after` is the
-  // table without them.  Additions refused earlier are tried again.  Valid
-  // until the next call or the next change of `view`.
+  // that what the back-end has is kept where it can be; last what holds one of
+  // the guest addresses `in_use`) and `after` is the table without them.
+  // Additions refused earlier are tried again.  Valid until the next call or
+  // the next change of `view`.
   const MemoryDiff& diff_to(
-      MemoryView& view, uint64_t slots = std::numeric_limits<uint64_t>::max());
+      MemoryView& view, uint64_t slots = std::numeric_limits<uint64_t>::max(),
+      std::span<const uint64_t> in_use = {});
 
   // Whether the back-end has exactly the table of `view`: nothing to tell.
   bool matches(const MemoryView& view) const;
@@ -47,6 +50,9 @@ class AppliedMemory {
   bool contains(uint64_t gpa, uint64_t size, uint64_t user) const;
 
   size_t slots_used() const;
+
+  // The last guest address that the back-end may know; 0 if there is none.
+  uint64_t last_address() const;
 
   // The back-end is gone or was reset: it has nothing.
   void clear();

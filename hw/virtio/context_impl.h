@@ -8,14 +8,17 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "hw/virtio/address_space_impl.h"
+#include "hw/virtio/log_bitmap.h"
 #include "hw/virtio/memory_view.h"
 #include "vhostdev/event_loop.h"
 #include "vhostdev/executor.h"
 #include "vhostdev/memory.h"
 #include "vhostdev/status.h"
 #include "vhostdev/vhost_context.h"
+#include "vhostdev/vhost_log.h"
 
 namespace vhost {
 
@@ -44,6 +47,20 @@ class MemoryUser {
   // told of it (the device does not run, or is broken).
   virtual bool memory_settled() const = 0;
 
+  // Whether a back-end's log must be a memfd.
+  virtual bool needs_shared_log() const { return false; }
+
+  // The dirty log was turned on or off, or is another bitmap now.  If the
+  // device runs and no sequence is under way it begins to tell its back-end,
+  // otherwise that follows.  Returns what is known at once, such as
+  // kUnimplemented; later refusals go to Impl::user_log_settled.  Must not add
+  // or remove users other than itself.
+  virtual absl::Status log_changed() { return absl::OkStatus(); }
+
+  // Whether the back-end has answered for the log as it is now, or need not be
+  // told of it.
+  virtual bool log_settled() const { return true; }
+
   // As VhostOps::pump: lets the back-end work until something completed.
   virtual void pump(MonotonicTime deadline) = 0;
 };
@@ -71,12 +88,17 @@ struct VhostContext::Impl final : public MemoryListener {
   // true, with what became of the update.  An error that memory_committed()
   // returned need not be repeated here.
   void user_settled(MemoryUser* user, const absl::Status& status);
+  // The same for the log.
+  void user_log_settled(MemoryUser* user, const absl::Status& status);
+  // Some device's log_settled() may have turned true by itself.
+  void log_may_be_settled() { finish_if_settled(Topic::kLog); }
 
   // The table for `policy`, made on first use.  Valid as long as the context.
   MemoryView& view(const MemoryPolicy& policy);
 
-  void when_settled(Completion done);
-  absl::Status run_until_settled(Duration timeout);
+  enum class Topic : uint8_t { kMemory, kLog };
+  void when_settled(Topic topic, Completion done);
+  absl::Status run_until_settled(Topic topic, Duration timeout);
   absl::Status can_add(const MemorySection& section) const;
   uint64_t max_slots() const;
   uint64_t free_slots() const;
@@ -86,9 +108,14 @@ struct VhostContext::Impl final : public MemoryListener {
   void region_add(const MemorySection& section) override;
   void region_del(const MemorySection& section) override;
   absl::Status commit() override;
+  absl::Status log_global_start() override;
+  void log_global_stop() override;
+  absl::Status log_sync(const MemorySection& section) override;
 
   EventLoop& loop;
   Executor* const executor;
+  VhostLog log;
+  DirtySink* dirty_sink = nullptr;
 
  private:
   struct User {
@@ -105,8 +132,26 @@ struct VhostContext::Impl final : public MemoryListener {
   static absl::Status tell(const User& entry, bool changed);
   // What the views know: without a transaction that is still open.
   std::vector<MemorySection> known_sections() const;
-  void note_error(const absl::Status& status);
+  // Makes the log's bitmap right for the memory and the devices as they are
+  // now; whether it is another one then.
+  absl::StatusOr<bool> fit_log();
+  absl::Status tell_log(const MemoryUser* except = nullptr);
+  // `user` joined while the log is on.
+  void admit_to_log(const MemoryUser* user);
+
+  // Who waits for all devices to answer.
+  struct Settling {
+    absl::Status first_error;  // Not reported to anybody yet.
+    std::vector<Completion> waiting;
+    bool running = false;  // In run_until_settled.
+  };
+  Settling& settling(Topic topic) {
+    return topic == Topic::kLog ? log_settling_ : memory_settling_;
+  }
+  // One that has not answered, or null.
+  MemoryUser* unsettled(Topic topic) const;
   void finish_if_settled();
+  void finish_if_settled(Topic topic);
 
   AddressSpace* const memory_;  // May be null.
   uint64_t seen_ = 0;           // Of its transactions.
@@ -118,9 +163,8 @@ struct VhostContext::Impl final : public MemoryListener {
   std::vector<User> users_;
   bool telling_ = false;
 
-  absl::Status first_error_;  // Not reported to anybody yet.
-  std::vector<Completion> waiting_;
-  bool running_ = false;  // In run_until_settled.
+  Settling memory_settling_;
+  Settling log_settling_;
   // Posted completions die with the context.
   std::shared_ptr<const bool> alive_ = std::make_shared<const bool>(true);
 };

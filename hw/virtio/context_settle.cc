@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// When a change of memory has reached every back-end.
+// When a change of memory, or of the log, has reached every back-end.
 #include <algorithm>
 #include <chrono>
 #include <memory>
@@ -25,55 +25,72 @@ absl::Status with_device_name(const absl::Status& status,
 
 void VhostContext::Impl::user_settled(MemoryUser* user,
                                       const absl::Status& status) {
-  if (!status.ok()) note_error(with_device_name(status, user->name()));
+  memory_settling_.first_error.Update(with_device_name(status, user->name()));
   finish_if_settled();
 }
 
-void VhostContext::Impl::when_settled(Completion done) {
-  waiting_.push_back(std::move(done));
+void VhostContext::Impl::user_log_settled(MemoryUser* user,
+                                          const absl::Status& status) {
+  log_settling_.first_error.Update(with_device_name(status, user->name()));
   finish_if_settled();
 }
 
-absl::Status VhostContext::Impl::run_until_settled(Duration timeout) {
-  if (telling_ || running_) {
-    return absl::FailedPreconditionError(
-        "run_until_memory_settled: called from inside a commit or itself");
+MemoryUser* VhostContext::Impl::unsettled(Topic topic) const {
+  const auto found =
+      std::find_if(users_.begin(), users_.end(), [topic](const User& entry) {
+        return entry.user != nullptr &&
+               !(topic == Topic::kLog ? entry.user->log_settled()
+                                      : entry.user->memory_settled());
+      });
+  return found == users_.end() ? nullptr : found->user;
+}
+
+void VhostContext::Impl::when_settled(Topic topic, Completion done) {
+  settling(topic).waiting.push_back(std::move(done));
+  finish_if_settled(topic);
+}
+
+absl::Status VhostContext::Impl::run_until_settled(Topic topic,
+                                                   Duration timeout) {
+  const absl::string_view what = topic == Topic::kLog ? "log" : "memory";
+  Settling& state = settling(topic);
+  if (telling_ || state.running) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "run_until_", what, "_settled: called from inside a commit or itself"));
   }
-  running_ = true;
-  absl::Cleanup done = [this] {
-    running_ = false;
-    finish_if_settled();
+  state.running = true;
+  absl::Cleanup done = [this, topic, &state] {
+    state.running = false;
+    finish_if_settled(topic);
   };
   // The loop's clock may be one that stands still while nobody turns the loop.
   const MonotonicTime deadline = loop.now() + timeout;
   const auto real_deadline = std::chrono::steady_clock::now() + timeout;
-  for (;;) {
-    const auto user = std::find_if(
-        users_.begin(), users_.end(),
-        [](const User& entry) { return !entry.user->memory_settled(); });
-    if (user == users_.end()) break;
+  while (MemoryUser* const user = unsettled(topic)) {
     if (loop.now() >= deadline ||
         std::chrono::steady_clock::now() >= real_deadline) {
       return absl::DeadlineExceededError(absl::StrCat(
-          user->user->name(), ": memory change is not acknowledged"));
+          user->name(), ": ", what, " change is not acknowledged"));
     }
-    user->user->pump(deadline);
+    user->pump(deadline);
   }
-  const absl::Status status = first_error_;
-  if (waiting_.empty()) first_error_ = absl::OkStatus();
+  const absl::Status status = state.first_error;
+  if (state.waiting.empty()) state.first_error = absl::OkStatus();
   return status;
 }
 
-void VhostContext::Impl::note_error(const absl::Status& status) {
-  first_error_.Update(status);
+void VhostContext::Impl::finish_if_settled() {
+  finish_if_settled(Topic::kMemory);
+  finish_if_settled(Topic::kLog);
 }
 
-void VhostContext::Impl::finish_if_settled() {
-  if (telling_ || running_ || waiting_.empty()) return;
-  for (const User& entry : users_)
-    if (!entry.user->memory_settled()) return;
-  const absl::Status status = std::exchange(first_error_, absl::OkStatus());
-  for (Completion& done : std::exchange(waiting_, {})) {
+void VhostContext::Impl::finish_if_settled(Topic topic) {
+  Settling& state = settling(topic);
+  if (telling_ || state.running || state.waiting.empty()) return;
+  if (unsettled(topic) != nullptr) return;
+  const absl::Status status =
+      std::exchange(state.first_error, absl::OkStatus());
+  for (Completion& done : std::exchange(state.waiting, {})) {
     loop.post([alive = std::weak_ptr<const bool>(alive_), status,
                done = std::move(done)]() mutable {
       if (!alive.expired()) done(status);

@@ -78,6 +78,13 @@ absl::Status MemoryView::update(const SectionChange& change) {
   return status_;
 }
 
+uint64_t MemoryView::last_address() const {
+  const TableLock lock(state_->mutex);
+  if (state_->runs.empty()) return 0;
+  const auto& [start, run] = *state_->runs.rbegin();
+  return start + (run.size - 1);
+}
+
 std::optional<uint64_t> MemoryView::translate(uint64_t gpa,
                                               uint64_t size) const {
   const TableLock lock(state_->mutex);

@@ -43,6 +43,9 @@ class MemoryView {
   // kInvalidArgument, two overlap after alignment or one cannot be aligned.
   const absl::Status& status() const { return status_; }
 
+  // The last guest address that a back-end may write; 0 if there is none.
+  uint64_t last_address() const;
+
   // Where [gpa, gpa + size) lies in this process, if one entry holds it all.
   // O(log size()).
   std::optional<uint64_t> translate(uint64_t gpa, uint64_t size) const;

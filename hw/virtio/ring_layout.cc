@@ -92,6 +92,24 @@ absl::Status check_ring_in_place(const VringAddresses& ring,
   return absl::OkStatus();
 }
 
+absl::Status check_ring_in_table(const VringAddresses& ring,
+                                 const MemorySnapshot& table) {
+  const std::array<const RingPart*, 3> parts = {&ring.desc, &ring.avail,
+                                                &ring.used};
+  for (const RingPart* part : parts) {
+    if (part->user == 0) continue;  // Behind an IOMMU.
+    const MemoryTableEntry* entry = table.find(part->gpa, part->size);
+    if (entry != nullptr &&
+        entry->user + (part->gpa - entry->gpa) == part->user) {
+      continue;
+    }
+    return absl::ResourceExhaustedError(
+        absl::StrCat("no memory slot is left for the ring part at 0x",
+                     absl::Hex(part->gpa)));
+  }
+  return absl::OkStatus();
+}
+
 uint16_t read_ring_index(uint64_t ring, bool big_endian) {
   // Aligned: place_ring() checked the part, and the word is at byte 2.
   auto* const word = reinterpret_cast<uint16_t*>(ring + 2);

@@ -44,6 +44,12 @@ absl::StatusOr<VringAddresses> place_ring(const VirtqueueConfig& config,
 absl::Status check_ring_in_place(const VringAddresses& ring,
                                  const MemoryView& memory);
 
+// OK if every part of `ring` is in `table`, as one piece and at the same place
+// in this process: a back-end may lack memory that the guest has.
+// Errors: kResourceExhausted  one is not.
+absl::Status check_ring_in_table(const VringAddresses& ring,
+                                 const MemorySnapshot& table);
+
 // The index word of an available or used ring (both have it at byte 2), as the
 // other side last wrote it; what it published before is visible afterwards.
 // `ring` is the address of the part in this process.

@@ -54,6 +54,7 @@ absl::Status VhostContext::Impl::add_user(MemoryUser* user) {
   if (table.size() > user->max_memory_slots())
     return slots_error(table.size(), user->max_memory_slots());
   users_.push_back({.user = user, .view = &table, .told = table.generation()});
+  if (log.active()) admit_to_log(user);
   return absl::OkStatus();
 }
 
@@ -178,7 +179,13 @@ absl::Status VhostContext::Impl::follow(const SectionChange& change) {
   if (change.removed.empty() && change.added.empty()) return absl::OkStatus();
   // What a table lacks afterwards is reported for each device that uses it.
   for (const auto& table : views_) table->update(change).IgnoreError();
-  return tell_users();
+  if (!log.active()) return tell_users();
+  // ORDER: the log is large enough before any back-end hears of new memory.
+  const absl::StatusOr<bool> another = fit_log();
+  absl::Status status = tell_users();
+  if (another.ok() && *another) status.Update(tell_log());
+  status.Update(another.status());
+  return status;
 }
 
 absl::Status VhostContext::Impl::tell_users() {
@@ -198,7 +205,7 @@ absl::Status VhostContext::Impl::tell_users() {
   }
   telling_ = false;
   std::erase_if(users_, [](const User& e) { return e.user == nullptr; });
-  note_error(first);
+  memory_settling_.first_error.Update(first);
   finish_if_settled();
   return first;
 }
@@ -226,11 +233,11 @@ Executor* VhostContext::executor() const { return impl_->executor; }
 MemoryListener& VhostContext::listener() { return *impl_; }
 
 void VhostContext::when_memory_settled(Completion done) {
-  impl_->when_settled(std::move(done));
+  impl_->when_settled(Impl::Topic::kMemory, std::move(done));
 }
 
 absl::Status VhostContext::run_until_memory_settled(Duration timeout) {
-  return impl_->run_until_settled(timeout);
+  return impl_->run_until_settled(Impl::Topic::kMemory, timeout);
 }
 
 absl::Status VhostContext::can_add(const MemorySection& section) const {

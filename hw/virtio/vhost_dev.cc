@@ -45,6 +45,7 @@ void VhostDev::Impl::attach() {
 void VhostDev::Impl::shut_down() {
   dead_ = true;
   runner_.freeze();
+  abandon_memory_update(absl::CancelledError("device destroyed"));
   context_.impl().remove_user(this);
   unbind_everything();
   events_.mute();
@@ -103,6 +104,12 @@ void VhostDev::set_config(uint32_t offset, std::span<const std::byte> bytes,
                           ConfigWriter writer, Completion done) {
   impl_->set_config(offset, bytes, writer, std::move(done));
 }
+void VhostDev::set_mtu(uint16_t mtu, Completion done) {
+  impl_->set_mtu(mtu, std::move(done));
+}
+void VhostDev::send_rarp(std::array<uint8_t, 6> mac, Completion done) {
+  impl_->send_rarp(mac, std::move(done));
+}
 void VhostDev::cancel() { impl_->cancel(); }
 absl::Status VhostDev::run(absl::FunctionRef<void(Completion)> operation,
                            Duration timeout) {
@@ -152,6 +159,7 @@ const EventNotifier* VhostDev::kick_notifier(QueueIndex vq) const {
 const EventNotifier* VhostDev::call_notifier(QueueIndex vq) const {
   return impl_->call_notifier(vq);
 }
+bool VhostDev::logging() const { return impl_->logging(); }
 std::vector<std::string> VhostDev::migration_blockers() const {
   return impl_->migration_blockers();
 }

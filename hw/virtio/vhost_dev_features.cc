@@ -13,6 +13,10 @@ FeatureSet VhostDev::Impl::get_features(FeatureSet table,
 
 absl::Status VhostDev::Impl::ack_features(FeatureSet table,
                                           FeatureSet features) {
+  if (services_.answering()) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        options_.name, ": called while a request of the back-end is answered"));
+  }
   const FeatureSet wanted = table & features;
   const FeatureSet lacking = wanted - traits().features;
   if (!lacking.empty()) {
@@ -25,9 +29,11 @@ absl::Status VhostDev::Impl::ack_features(FeatureSet table,
 }
 
 // What SET_FEATURES says.  An IOMMU that the VMM does not have must not be
-// asked for translations, whatever the guest accepted.
-FeatureSet VhostDev::Impl::wire_features() const {
+// asked for translations, and nobody logs where there is no log, whatever the
+// guest accepted.
+FeatureSet VhostDev::Impl::wire_features(bool log) const {
   FeatureSet features = acked_;
+  features.set(kFeatureLogAll, log);
   if (!device_.has_iommu()) features.clear(kFeatureAccessPlatform);
   return features;
 }

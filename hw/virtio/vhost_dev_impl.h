@@ -2,6 +2,7 @@
 #ifndef HW_VIRTIO_VHOST_DEV_IMPL_H_
 #define HW_VIRTIO_VHOST_DEV_IMPL_H_
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -22,6 +23,7 @@
 #include "hw/virtio/guarded_services.h"
 #include "hw/virtio/interrupts.h"
 #include "hw/virtio/lifecycle.h"
+#include "hw/virtio/log_bitmap.h"
 #include "hw/virtio/memory_view.h"
 #include "hw/virtio/sequence_runner.h"
 #include "hw/virtio/task.h"
@@ -40,10 +42,12 @@ namespace vhost {
 //   vhost_dev_stop.cc        stop, force_stop, reset; single queues
 //   vhost_dev_position.cc    where rings stand: drained, lost, set by hand
 //   vhost_dev_memory.cc      memory commits
+//   vhost_dev_log.cc         the dirty log
 //   vhost_dev_config.cc      the configuration space and its interrupt
 //   vhost_dev_features.cc    features
 //   vhost_dev_enable.cc      queues enabled and disabled
 //   vhost_dev_masks.cc       what of masking concerns the back-end
+//   vhost_dev_net.cc         messages of network devices only
 //
 // Shared: posted closures hold it weakly, and whoever may be destroyed by what
 // it calls holds it for that long.  `dead_` says that the VhostDev is gone; the
@@ -75,6 +79,8 @@ class VhostDev::Impl final : public BackendSink,
   void get_config(uint32_t offset, std::span<std::byte> out, Completion done);
   void set_config(uint32_t offset, std::span<const std::byte> bytes,
                   ConfigWriter writer, Completion done);
+  void set_mtu(uint16_t mtu, Completion done);
+  void send_rarp(std::array<uint8_t, 6> mac, Completion done);
   void cancel();
   absl::Status run(absl::FunctionRef<void(Completion)> operation,
                    Duration timeout);
@@ -98,6 +104,7 @@ class VhostDev::Impl final : public BackendSink,
   bool queue_started(QueueIndex vq) const;
   const EventNotifier* kick_notifier(QueueIndex vq) const;
   const EventNotifier* call_notifier(QueueIndex vq) const;
+  bool logging() const { return log_ != nullptr; }
   std::vector<std::string> migration_blockers() const { return blockers_; }
 
   // -- BackendSink ---------------------------------------------------------
@@ -113,6 +120,9 @@ class VhostDev::Impl final : public BackendSink,
   uint64_t max_memory_slots() const override;
   absl::Status memory_committed() override;
   bool memory_settled() const override;
+  bool needs_shared_log() const override { return traits().needs_shared_log; }
+  absl::Status log_changed() override;
+  bool log_settled() const override;
   void pump(MonotonicTime deadline) override;
 
  private:
@@ -126,7 +136,8 @@ class VhostDev::Impl final : public BackendSink,
     std::vector<DeviceState> states = {};  // Where it may begin.
     absl::AnyInvocable<Task()> make = nullptr;
     Preempts preempts = Preempts::kNo;
-    bool internal = false;   // A memory update: nobody asked for it.
+    bool internal = false;   // An update: nobody asked for it.
+    bool about_log = false;  // Of the log, not of memory.
     bool collected = false;  // By run(); otherwise posted.
     uint64_t serial = 0;
   };
@@ -196,6 +207,8 @@ class VhostDev::Impl final : public BackendSink,
   absl::Status join();
   void update_blockers();
 
+  using Log = std::shared_ptr<LogBitmap>;
+
   // What a start will do to one queue.
   struct Planned {
     QueueIndex vq{};
@@ -209,6 +222,7 @@ class VhostDev::Impl final : public BackendSink,
   struct Attempt {
     std::vector<Planned> queues;
     uint64_t generation = 0;  // Of the memory the rings were placed in.
+    Log log;                  // Null: without.
     bool features_set = false;
     std::vector<QueueIndex> kicked;
   };
@@ -216,6 +230,7 @@ class VhostDev::Impl final : public BackendSink,
   absl::Status plan(std::vector<QueueIndex> queues);
   absl::Status plan_queue(Queue& queue, const VirtqueueConfig& config);
   absl::Status place_again();
+  absl::Status check_slots();
   std::vector<Interrupts::Use> planned_uses() const;
   void name_notifiers();
   absl::Status make_error_notifier();
@@ -223,7 +238,7 @@ class VhostDev::Impl final : public BackendSink,
   void unbind(std::vector<QueueIndex> queues);
   Go go_verb();
   Configure configure_verb(bool with_memory);
-  FeatureSet wire_features() const;
+  FeatureSet wire_features(bool log) const;
   void note_kicked(const BatchResult& result);
   absl::Status nudge();
 
@@ -259,8 +274,33 @@ class VhostDev::Impl final : public BackendSink,
 
   Task memory_task();
   absl::Status check_rings();
+  absl::Status check_rings_told(const MemorySnapshot& table) const;
+  // Where rings lie that run, or are about to.
+  std::vector<uint64_t> ring_addresses() const;
+  MemoryDiff memory_diff();
   bool backend_has_memory() const;
   void launch_memory_update();
+  void abandon_memory_update(const absl::Status& why);
+
+  // -- The dirty log -------------------------------------------------------
+
+  absl::Status can_log() const;
+  Log wanted_log() const;
+  Log log_for_start();
+  bool log_due() const;
+  void launch_log_update();
+  void abandon_log_update(const absl::Status& why);
+  Task log_task();
+  Task switch_log_on(Log log, MonotonicTime deadline);
+  Task switch_log_off(MonotonicTime deadline);
+  Task replace_log(Log next, MonotonicTime deadline);
+  Task make_room_in_log();
+  Task clear_log_marks(bool features, MonotonicTime deadline);
+  SetRingLogging ring_logging(bool on) const;
+  void note_ring_logging(const SetRingLogging& asked,
+                         const BatchResult& result);
+  void log_refused(const absl::Status& why);
+  void let_go_of_logs();
 
   // -- Configuration -------------------------------------------------------
 
@@ -270,6 +310,10 @@ class VhostDev::Impl final : public BackendSink,
   absl::Status check_config_range(uint64_t offset, uint64_t size) const;
   absl::Status make_config_notifier();
   void config_signalled();
+
+  // -- Network -------------------------------------------------------------
+
+  Task net_task(Verb verb);
 
   // -- Masks ---------------------------------------------------------------
 
@@ -317,6 +361,11 @@ class VhostDev::Impl final : public BackendSink,
   AppliedMemory applied_;
   bool memory_changed_ = false;  // Recorded while a sequence runs.
   absl::Status memory_status_;   // Of the last update.
+
+  Log log_;                   // Where the running rings log; null: nowhere.
+  Log past_log_;              // Where the back-end may still write late.
+  absl::Status log_refused_;  // Why it runs without, although the log is on.
+  absl::Status log_status_;   // Of the last update.
 
   std::vector<std::byte> config_;  // Empty: not known.
   uint64_t config_changes_ = 0;

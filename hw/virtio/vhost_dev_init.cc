@@ -100,20 +100,20 @@ absl::Status VhostDev::Impl::check_backend() const {
 absl::Status VhostDev::Impl::join() {
   applied_.clear();
   memory_changed_ = false;
+  log_refused_ = absl::OkStatus();
+  let_go_of_logs();  // What an earlier connection had.
   context_.impl().remove_user(this);
   return context_.impl().add_user(this);
 }
 
 void VhostDev::Impl::update_blockers() {
-  const BackendTraits& traits = ops_->traits();
   std::vector<std::string> now;
-  if (!traits.features.has(kFeatureLogAll)) {
-    now.push_back(absl::StrCat(options_.name,
-                               ": back-end does not offer LOG_ALL: it cannot "
-                               "tell which memory it writes"));
-  } else if (!traits.takes_log && traits.needs_shared_log) {
-    now.push_back(absl::StrCat(options_.name,
-                               ": back-end does not take a shared dirty log"));
+  const absl::Status able = can_log();
+  if (!able.ok()) {
+    now.push_back(absl::StrCat(options_.name, ": ", able.message()));
+  } else if (!log_refused_.ok()) {
+    now.push_back(absl::StrCat(options_.name, ": runs without the dirty log: ",
+                               log_refused_.message()));
   }
   if (now == blockers_) return;
   blockers_ = std::move(now);

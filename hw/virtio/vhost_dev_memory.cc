@@ -8,6 +8,11 @@
 #include "vhostdev/status.h"
 
 namespace vhost {
+namespace {
+
+constexpr absl::string_view kMemoryUpdate = "memory update";
+
+}  // namespace
 
 MemoryPolicy VhostDev::Impl::memory_policy() const {
   return ops_->traits().memory_policy;
@@ -67,7 +72,8 @@ absl::Status VhostDev::Impl::memory_committed() {
 }
 
 bool VhostDev::Impl::memory_settled() const {
-  return !memory_changed_ && !(current_.has_value() && current_->internal);
+  return !memory_changed_ &&
+         !(current_.has_value() && current_->internal && !current_->about_log);
 }
 
 void VhostDev::Impl::launch_memory_update() {
@@ -78,12 +84,20 @@ void VhostDev::Impl::launch_memory_update() {
     context_.impl().user_settled(this, memory_status_);
     return;
   }
-  Operation update = {.name = "memory update",
+  Operation update = {.name = kMemoryUpdate,
                       .states = {kReady, kRunning},
                       .make = [this] { return memory_task(); },
                       .internal = true};
   update.serial = ++serials_;
   launch(std::move(update));
+}
+
+// A back-end that did not answer for a change may use what was removed: whoever
+// waits for it must not hear that all is well.
+void VhostDev::Impl::abandon_memory_update(const absl::Status& why) {
+  if (memory_settled()) return;
+  context_.impl().user_settled(
+      this, annotate(annotate(why, kMemoryUpdate), options_.name));
 }
 
 // A started ring is where its back-end was told, for as long as it runs.
@@ -96,20 +110,67 @@ absl::Status VhostDev::Impl::check_rings() {
   return absl::OkStatus();
 }
 
+std::vector<uint64_t> VhostDev::Impl::ring_addresses() const {
+  std::vector<uint64_t> out;
+  const auto note = [&out](const VringAddresses& ring) {
+    for (const RingPart* part : {&ring.desc, &ring.avail, &ring.used}) {
+      out.push_back(part->gpa);
+    }
+  };
+  for (const Queue& queue : queues_) {
+    if (queue.started) note(queue.ring.addr);
+  }
+  for (const Planned& planned : attempt_.queues) note(planned.setup.addr);
+  return out;
+}
+
+// What to tell the back-end; where it has too few slots, not all there is.
+MemoryDiff VhostDev::Impl::memory_diff() {
+  const uint64_t slots = traits().max_memory_slots;
+  if (view().size() <= slots) return applied_.diff_to(view(), slots);
+  return applied_.diff_to(view(), slots, ring_addresses());
+}
+
+// A ring is in the wanted table (check_rings); but what was told may be less.
+absl::Status VhostDev::Impl::check_rings_told(
+    const MemorySnapshot& table) const {
+  for (const Queue& queue : queues_) {
+    if (!queue.started) continue;
+    VHOST_RETURN_IF_ERROR(annotate(check_ring_in_table(queue.ring.addr, table),
+                                   absl::StrCat("vq ", to_int(queue.index))));
+  }
+  return absl::OkStatus();
+}
+
 Task VhostDev::Impl::memory_task() {
   absl::Status status = check_rings();
   if (!status.ok()) {
     become_broken(status);
     co_return status;
   }
-  const MemoryDiff diff = applied_.diff_to(view(), traits().max_memory_slots);
+  // ORDER: a back-end whose log does not reach new memory may write it at once
+  // and mark what lies behind the log.
+  Task room = make_room_in_log();
+  const absl::Status has_room = co_await room;
+  if (state() == DeviceState::kBroken) co_return has_room;
+
+  const MemoryDiff diff = memory_diff();
   if (diff.empty()) co_return status;
+  // ORDER: before the back-end unmaps what a ring lies in.
+  if (view().size() > traits().max_memory_slots) {
+    status = check_rings_told(*diff.after);
+  }
+  if (!status.ok()) {
+    become_broken(status);
+    co_return status;
+  }
   Verb update = UpdateMemory{.diff = diff};
   BatchResult updated = co_await Submit(runner_, std::move(update),
                                         after(options_.start_timeout));
   status = judge(updated);
   if (state() == DeviceState::kBroken) co_return status;
   applied_.apply(diff, updated);
+  if (logging()) let_go_of_logs();  // The one before it grew.
   if (status.ok()) co_return status;
 
   for (const Step& step : updated.refused) {
@@ -127,6 +188,7 @@ Task VhostDev::Impl::memory_task() {
     absl::Status restored = judge(undone);
     if (state() == DeviceState::kBroken) co_return restored;
     applied_.apply(back, undone);
+    if (restored.ok()) restored = check_rings_told(*back.after);
     if (!restored.ok()) {
       become_broken(annotate(restored, "roll-back"));
       co_return restored;

@@ -59,8 +59,13 @@ void VhostDev::Impl::begin(Operation operation) {
 }
 
 void VhostDev::Impl::launch(Operation operation) {
-  const absl::Status allowed = life_.expect(operation.states);
+  absl::Status allowed = life_.expect(operation.states);
   if (!allowed.ok()) {
+    if (state() == DeviceState::kBroken) {
+      allowed = absl::Status(
+          allowed.code(),
+          absl::StrCat(allowed.message(), ": ", broken_status_.message()));
+    }
     complete(std::move(operation), allowed);
     return;
   }
@@ -73,9 +78,17 @@ void VhostDev::Impl::launch(Operation operation) {
 void VhostDev::Impl::sequence_ended(absl::Status status) {
   Operation ended = *std::exchange(current_, std::nullopt);
   preempted_ = false;
-  if (ended.internal) {
-    memory_status_ = status;
-    context_.impl().user_settled(this, status);
+  if (ended.about_log) {
+    log_status_ = annotate(status, ended.name);
+    if (state() != DeviceState::kBroken) {
+      context_.impl().user_log_settled(this, log_status_);
+    }
+  } else if (ended.internal) {
+    memory_status_ = annotate(status, ended.name);
+    // Of one that broke the device note_broken() told already.
+    if (state() != DeviceState::kBroken) {
+      context_.impl().user_settled(this, memory_status_);
+    }
   } else {
     complete(std::move(ended), status);
   }
@@ -88,6 +101,8 @@ void VhostDev::Impl::go_on() {
   if (memory_changed_) launch_memory_update();
   if (current_.has_value()) return;
   if (next_.has_value()) launch(*std::exchange(next_, std::nullopt));
+  if (!current_.has_value() && log_due()) launch_log_update();
+  context_.impl().log_may_be_settled();
   post_call_switch();
 }
 
@@ -164,8 +179,10 @@ void VhostDev::Impl::note_broken(const absl::Status& why, Tell tell) {
   // ORDER: positions are read from guest memory before the references to it
   // are given up.
   keep_positions();
+  abandon_log_update(why);
   if (!life_.move_to(DeviceState::kBroken).ok()) return;
   broken_status_ = why;
+  abandon_memory_update(why);
   applied_.clear();
   memory_changed_ = false;
   config_.clear();

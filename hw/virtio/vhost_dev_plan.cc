@@ -16,6 +16,14 @@ std::string vq_name(QueueIndex vq) { return absl::StrCat("vq ", to_int(vq)); }
 
 }  // namespace
 
+// A device starts only with all of the guest's memory.
+absl::Status VhostDev::Impl::check_slots() {
+  if (view().size() <= traits().max_memory_slots) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      absl::StrCat(view().size(), " memory sections for ",
+                   traits().max_memory_slots, " slots"));
+}
+
 // Fills `attempt_` with the queues of `queues` that the guest configured.
 absl::Status VhostDev::Impl::plan(std::vector<QueueIndex> queues) {
   attempt_ = Attempt();
@@ -25,11 +33,7 @@ absl::Status VhostDev::Impl::plan(std::vector<QueueIndex> queues) {
     return absl::FailedPreconditionError(absl::StrCat(
         "the guest uses ", names.front(), ", which the back-end lacks"));
   }
-  if (view().size() > traits().max_memory_slots) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat(view().size(), " memory sections for ",
-                     traits().max_memory_slots, " slots"));
-  }
+  VHOST_RETURN_IF_ERROR(check_slots());
   for (const QueueIndex vq : queues) {
     Queue* queue = find(vq);
     const VirtqueueConfig config = device_.queue(vq);
@@ -88,6 +92,7 @@ absl::Status VhostDev::Impl::place_again() {
   if (attempt_.generation == view().generation() || device_.has_iommu()) {
     return absl::OkStatus();
   }
+  VHOST_RETURN_IF_ERROR(check_slots());
   for (Planned& planned : attempt_.queues) {
     const VringAddresses& ring = planned.setup.addr;
     const VirtqueueConfig config = {.num = planned.setup.num,
@@ -185,11 +190,13 @@ void VhostDev::Impl::unbind(std::vector<QueueIndex> queues) {
 Configure VhostDev::Impl::configure_verb(bool with_memory) {
   Configure configure;
   if (with_memory) {
-    const MemoryDiff& diff =
-        applied_.diff_to(view(), traits().max_memory_slots);
-    if (!diff.empty()) configure.memory = diff;
+    MemoryDiff diff = memory_diff();
+    if (!diff.empty()) configure.memory = std::move(diff);
+    if (attempt_.log != nullptr) configure.log = attempt_.log->area();
+    past_log_ = attempt_.log;  // It may write there from now on.
   }
-  for (const Planned& planned : attempt_.queues) {
+  for (Planned& planned : attempt_.queues) {
+    planned.setup.log_used = attempt_.log != nullptr;
     configure.queues.push_back(planned.setup);
   }
   return configure;

@@ -94,6 +94,10 @@ VringBase VhostDev::Impl::queue_base(QueueIndex vq) const {
 }
 
 absl::Status VhostDev::Impl::set_queue_base(QueueIndex vq, VringBase base) {
+  if (services_.answering()) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        options_.name, ": called while a request of the back-end is answered"));
+  }
   VHOST_RETURN_IF_ERROR(
       annotate(life_.expect(std::vector<DeviceState>{DeviceState::kReady}),
                options_.name));
@@ -121,9 +125,17 @@ absl::Status VhostDev::Impl::note_harvest(const std::vector<QueueIndex>& queues,
           absl::StrCat("vq ", to_int(queue.index), ": no position")));
       continue;
     }
+    const VringBase base = *result.bases[i];
+    if (queue.format == RingFormat::kSplit &&
+        to_int(base) > std::numeric_limits<uint16_t>::max()) {
+      status.Update(absl::DataLossError(
+          absl::StrCat("vq ", to_int(queue.index), ": position ", to_int(base),
+                       " in a split ring")));
+      continue;
+    }
     queue.started = false;
     queue.position = Position::kKnown;
-    queue.base = *result.bases[i];
+    queue.base = base;
   }
   return status;
 }

@@ -35,6 +35,7 @@ Task VhostDev::Impl::start_task() {
   Task forward = bring_up(Scope::kDevice, after(options_.start_timeout));
   status = co_await forward;
   if (status.ok()) {
+    log_ = attempt_.log;
     status = life_.move_to(DeviceState::kRunning);
     co_return status;
   }
@@ -80,14 +81,19 @@ Task VhostDev::Impl::bring_up(Scope scope, MonotonicTime deadline) {
   if (status.ok()) status = interrupted();
   if (!status.ok()) co_return status;
 
-  if (scope == Scope::kDevice) {
-    Verb features = SetFeatures{.features = wire_features()};
+  // The log may be turned on or off while the back-end answers: once more then.
+  attempt_.log = scope == Scope::kDevice ? log_for_start() : log_;
+  while (scope == Scope::kDevice) {
+    const bool log = attempt_.log != nullptr;
+    Verb features = SetFeatures{.features = wire_features(log)};
     BatchResult set = co_await Submit(runner_, std::move(features), deadline);
     // Refused or not, the back-end's status may have moved.
     attempt_.features_set = true;
     status = judge(set);
     if (status.ok()) status = interrupted();
     if (!status.ok()) co_return status;
+    attempt_.log = log_for_start();
+    if ((attempt_.log != nullptr) == log) break;
   }
 
   Task go = configure_and_go(scope, deadline);

@@ -92,6 +92,9 @@ Task VhostDev::Impl::stop_task(StopReason reason) {
     }
     unbind_everything();
     if (state() != DeviceState::kBroken) {
+      // Whoever is not known to be quiet may still write there.
+      past_log_ = std::exchange(log_, nullptr);
+      if (status.ok()) let_go_of_logs();
       status.Update(life_.move_to(DeviceState::kReady));
     }
   }

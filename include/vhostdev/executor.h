@@ -3,6 +3,7 @@
 #define VHOSTDEV_EXECUTOR_H_
 
 #include "absl/functional/any_invocable.h"
+#include "vhostdev/cxx20.h"
 
 namespace vhost {
 

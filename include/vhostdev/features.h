@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "vhostdev/cxx20.h"
+
 namespace vhost {
 
 // Feature bit numbers that the front-end itself acts on.  Sources: VIRTIO 1.3,

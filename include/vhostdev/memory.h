@@ -102,6 +102,8 @@ class MemoryListener {
   // follow (the change stands all the same); nothing here aborts the VMM.
   virtual absl::Status commit() { return absl::OkStatus(); }
 
+  // The dirty log: on, off, and the dirty pages of one section taken from it.
+  // A VMM may call log_sync from a thread of its own (VhostContext).
   virtual absl::Status log_global_start() { return absl::OkStatus(); }
   virtual void log_global_stop() {}
   virtual absl::Status log_sync(const MemorySection& section) {

@@ -6,6 +6,8 @@
 
 #include <utility>
 
+#include "vhostdev/cxx20.h"
+
 namespace vhost {
 
 // Sole owner of one open file descriptor.  `UniqueFd` by value in a signature

@@ -15,6 +15,8 @@
 namespace vhost {
 
 class VhostDev;
+class VhostLog;
+class DirtySink;
 
 // What the vhost devices of one VM share and QEMU keeps in globals: the event
 // loop, the one memory listener of the address space, memory snapshots, slot
@@ -63,6 +65,32 @@ class VhostContext {
   //                             descriptor).
   // QEMU: vhost_get_free_memslots and the checks around it.
   absl::Status can_add(const MemorySection& section) const;
+
+  // The dirty log.  listener().log_global_start() turns it on for every device
+  // that runs and for those that start later, log_global_stop() off; both
+  // submit and return, as commit() does.
+  //
+  // A device that cannot log (kUnimplemented) or refuses runs on without, and
+  // the rest is logged all the same: the status names the first such device,
+  // VhostDev::migration_blockers() all of them, and the VMM decides whether to
+  // go on.  The log itself cannot be had: kResourceExhausted, and it stays off.
+  //
+  // Harvest from any thread; control on the loop's.
+  VhostLog& log();
+
+  // Where listener().log_sync(section) hands the dirty pages of the section;
+  // null: nowhere, and log_sync does nothing.  Not owned.  log_sync may then
+  // be called from any thread, but not while this changes.
+  void set_dirty_sink(DirtySink* sink);
+
+  // `done` runs once every device has answered for the log as it now is (on or
+  // off): after it, no page that a back-end writes escapes the log.  The first
+  // error since the last settling, or OK.  A pass over all of memory that is
+  // to be followed by dirty pages begins only then.
+  void when_log_settled(Completion done);
+  // The same, driving the devices' back-ends itself and waiting.
+  // Errors: kDeadlineExceeded besides.
+  absl::Status run_until_log_settled(Duration timeout);
 
   // The smallest slot count of any back-end; UINT64_MAX without devices.
   // QEMU: vhost_get_max_memslots.

@@ -2,6 +2,7 @@
 #ifndef VHOSTDEV_VHOST_DEV_H_
 #define VHOSTDEV_VHOST_DEV_H_
 
+#include <array>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -181,6 +182,14 @@ class VhostDev {
   void set_config(uint32_t offset, std::span<const std::byte> bytes,
                   ConfigWriter writer, Completion done);
 
+  // Network devices (net_device.h puts them in their place).  set_mtu: the
+  // back-end is told the MTU that the guest sees.  send_rarp: it announces
+  // `mac` to its network, after a migration.  States: kReady, kRunning.
+  // Errors: kUnimplemented  was not negotiated.
+  //         kAborted        set_mtu: the back-end cannot do with it.
+  void set_mtu(uint16_t mtu, Completion done);
+  void send_rarp(std::array<uint8_t, 6> mac, Completion done);
+
   // Ends the operation under way: its completion gets kCancelled, the back-end
   // is closed and the device is kBroken.  Nothing under way: nothing happens.
   void cancel();
@@ -236,6 +245,10 @@ class VhostDev {
   // null before the first start.
   const EventNotifier* kick_notifier(QueueIndex vq) const;
   const EventNotifier* call_notifier(QueueIndex vq) const;
+
+  // Whether the back-end marks the pages it writes in the dirty log
+  // (VhostContext::log).  QEMU: vhost_dev.log_enabled.
+  bool logging() const;
 
   // Why this device cannot be migrated now, a sentence each; empty if it can.
   // QEMU: vhost_dev.migration_blocker.

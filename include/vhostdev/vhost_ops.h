@@ -85,6 +85,8 @@ struct Open {
 // read-back.  kAborted: the back-end refused them or FEATURES_OK did not stick.
 struct SetFeatures {
   FeatureSet features;
+  // Rings run: only LOG_ALL changes, and the device's status stays as it is.
+  bool running = false;
 };
 
 // An area in which a back-end records what it has in flight.

@@ -42,6 +42,7 @@ void FakeBackend::forget_connection() {
   queues.clear();
   inflight.reset();
   log_size = 0;
+  log_base = nullptr;
   suspended = false;
   driver_ok = false;
   config_call.reset();
@@ -69,6 +70,12 @@ void FakeBackend::Run::operator()(const SetFeatures& verb) {
     const bool running =
         std::any_of(backend_.queues.begin(), backend_.queues.end(),
                     [](const auto& entry) { return entry.second.started; });
+    if (running && !verb.running) {
+      return fake_refusal("features of a start while queues run");
+    }
+    if (running && verb.features.has(kFeatureLogAll)) {
+      VHOST_RETURN_IF_ERROR(log_reaches_all());
+    }
     if (running && backend_.features.has_value()) {
       FeatureSet changed = (verb.features - *backend_.features) |
                            (*backend_.features - verb.features);
@@ -240,6 +247,7 @@ void FakeBackend::Run::operator()(const SetRingLogging& verb) {
       if (queue.addr != setup.addr) {
         return fake_refusal("addresses of a running ring");
       }
+      if (setup.log_used) VHOST_RETURN_IF_ERROR(log_reaches_all());
       queue.log_used = setup.log_used;
       return absl::OkStatus();
     });

@@ -63,6 +63,7 @@ void FakeBackend::Run::set_table(const MemoryDiff& diff) {
     for (const MemoryTableEntry& entry : diff.after->entries()) {
       const FakeMemory piece = fake_memory(entry);
       VHOST_RETURN_IF_ERROR(acceptable(piece, entry.fd));
+      if (logs()) VHOST_RETURN_IF_ERROR(log_reaches(piece));
       if (!table.emplace(piece.gpa, piece).second) {
         return fake_refusal("entries overlap");
       }
@@ -117,17 +118,48 @@ absl::Status FakeBackend::Run::add(const MemoryTableEntry& entry) {
   if (backend_.memory.size() >= traits_.max_memory_slots) {
     return fake_refusal("no slot left");
   }
+  if (logs()) VHOST_RETURN_IF_ERROR(log_reaches(piece));
   backend_.memory.emplace(piece.gpa, piece);
   return absl::OkStatus();
 }
 
-absl::Status FakeBackend::Run::set_log(const LogArea& log) {
+absl::Status FakeBackend::Run::set_log(const LogArea& area) {
   if (!traits_.takes_log) return fake_refusal("takes no log");
-  if (log.size != 0 && traits_.needs_shared_log && !open_fd(log.fd)) {
+  if (area.size != 0 && traits_.needs_shared_log && !open_fd(area.fd)) {
     return fake_refusal("no descriptor for the log");
   }
-  backend_.log_size = log.size;
+  const uint64_t before = std::exchange(backend_.log_size, area.size);
+  const absl::Status reaches = logs() ? log_reaches_all() : absl::OkStatus();
+  if (!reaches.ok()) {
+    backend_.log_size = before;
+    return reaches;
+  }
+  backend_.log_base = static_cast<std::byte*>(area.base);
   return absl::OkStatus();
+}
+
+// Whether a page may be marked at any moment.
+bool FakeBackend::Run::logs() const {
+  if (!backend_.features.has_value()) return false;
+  const bool started =
+      std::any_of(backend_.queues.begin(), backend_.queues.end(),
+                  [](const auto& entry) { return entry.second.started; });
+  return started && backend_.features->has(kFeatureLogAll);
+}
+
+// Real back-ends abort when they mark a page that their log has no bit for.
+absl::Status FakeBackend::Run::log_reaches(const FakeMemory& piece) const {
+  const uint64_t last_page = (piece.gpa + (piece.size - 1)) / 4096;
+  if (last_page / 8 < backend_.log_size) return absl::OkStatus();
+  return fake_refusal("the log does not reach the end of memory");
+}
+
+absl::Status FakeBackend::Run::log_reaches_all() const {
+  for (const auto& [gpa, piece] : backend_.memory) {
+    VHOST_RETURN_IF_ERROR(log_reaches(piece));
+  }
+  return backend_.log_size != 0 ? absl::OkStatus()
+                                : fake_refusal("there is no log");
 }
 
 // ---------------------------------------------------------------------------
@@ -241,6 +273,9 @@ absl::Status FakeBackend::Run::start(const Go::Queue& go) {
     return fake_refusal("not configured");
   }
   FakeQueue& queue = found->second;
+  if (backend_.features->has(kFeatureLogAll)) {
+    VHOST_RETURN_IF_ERROR(log_reaches_all());
+  }
   VHOST_RETURN_IF_ERROR(set_notifier(go.kick, queue.kick, queue.kick_mode));
   queue.started = true;
   queue.enabled = !traits_.has_queue_enable;

@@ -98,7 +98,10 @@ class FakeBackend::Run {
   absl::Status remove(const MemoryTableEntry& entry);
   absl::Status add(const MemoryTableEntry& entry);
   absl::Status acceptable(const FakeMemory& piece, FdRef fd) const;
-  absl::Status set_log(const LogArea& log);
+  absl::Status set_log(const LogArea& area);
+  bool logs() const;
+  absl::Status log_reaches(const FakeMemory& piece) const;
+  absl::Status log_reaches_all() const;
 
   void configure_queue(const VringSetup& setup);
   absl::Status idle_queue(uint32_t index);

@@ -440,11 +440,29 @@ TEST(FakeVhostOps, FeaturesOfARunningDeviceChangeOnlyInLogAll) {
   FakeVhostOps ops;
   const Guest guest(1);
   start(ops, guest);
-  EXPECT_TRUE(
-      drive_status(ops, SetFeatures{{kFeatureVersion1, kFeatureLogAll}}).ok());
-  EXPECT_EQ(drive_status(ops, SetFeatures{{kFeatureVersion1, kFeatureEventIdx}})
-                .code(),
-            Code::kAborted);
+  SetFeatures logging{{kFeatureVersion1, kFeatureLogAll}, true};
+  SetFeatures others{{kFeatureVersion1, kFeatureEventIdx}, true};
+  LogArea log;
+  log.size = 4096;
+  log.fd = FdRef(STDERR_FILENO);
+  ASSERT_TRUE(drive_status(ops, SetLog{log}).ok());
+  EXPECT_TRUE(drive_status(ops, logging).ok());
+  EXPECT_EQ(drive_status(ops, others).code(), Code::kAborted);
+  logging.running = false;
+  EXPECT_EQ(drive_status(ops, logging).code(), Code::kAborted);
+}
+
+TEST(FakeVhostOps, RefusesToLogWhereTheLogDoesNotReach) {
+  FakeVhostOps ops;
+  const Guest guest(1);
+  start(ops, guest);
+  const SetFeatures logging{{kFeatureVersion1, kFeatureLogAll}, true};
+  EXPECT_EQ(drive_status(ops, logging).code(), Code::kAborted);
+  LogArea log;
+  log.size = 1;  // 8 pages.
+  log.fd = FdRef(STDERR_FILENO);
+  ASSERT_TRUE(drive_status(ops, SetLog{log}).ok());
+  EXPECT_EQ(drive_status(ops, logging).code(), Code::kAborted);
 }
 
 TEST(FakeVhostOps, TheDriverMayNotWriteReadOnlyConfiguration) {

@@ -56,6 +56,7 @@ class ModelBackend::Core {
     slots = std::clamp(slots, uint32_t{1}, kMaxMemorySlots);
   }
   ~Core() {
+    environment_.device->set_waker({});
     if (!path_.empty()) ::unlink(path_.c_str());
   }
   Core(const Core&) = delete;
@@ -98,6 +99,8 @@ absl::Status ModelBackend::Core::open() {
   VHOST_RETURN_IF_ERROR(environment_.poller.open());
   wake_ = UniqueFd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!wake_.valid()) return errno_status(errno, "eventfd");
+  environment_.device->set_waker(
+      [wake = FdRef(wake_)] { signal_notifier(wake); });
   return environment_.poller.add(wake_, ModelWatch::kWake);
 }
 

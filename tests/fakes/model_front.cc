@@ -24,12 +24,25 @@ EventNotifier make_notifier() { return *EventNotifier::create(); }
 }  // namespace
 
 ModelFront::ModelFront(ModelOptions options, ModelBlkOptions disk) {
+  make_memory();
+  disk_ = *ModelBlk::on_memory(kDiskSize, std::move(disk));
+  connect(*disk_, std::move(options));
+}
+
+ModelFront::ModelFront(ModelDevice& device, ModelOptions options) {
+  make_memory();
+  connect(device, std::move(options));
+}
+
+void ModelFront::make_memory() {
   memory_ = UniqueFd(::memfd_create("guest", MFD_CLOEXEC));
   EXPECT_EQ(::ftruncate(memory_.get(), kMemorySize), 0);
   mapping_ = *ModelMapping::map(memory_, 0, kMemorySize);
   map_ = mapping_->data();
-  disk_ = *ModelBlk::on_memory(kDiskSize, std::move(disk));
-  backend_ = std::make_unique<ModelBackend>(disk_.get(), std::move(options));
+}
+
+void ModelFront::connect(ModelDevice& device, ModelOptions options) {
+  backend_ = std::make_unique<ModelBackend>(&device, std::move(options));
   int ends[2] = {-1, -1};
   EXPECT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
   socket_.emplace(UniqueFd(ends[0]));

@@ -37,6 +37,8 @@ class ModelFront {
   static constexpr uint64_t kMemorySize = 0x100000;
 
   explicit ModelFront(ModelOptions options = {}, ModelBlkOptions disk = {});
+  // The back-end is `device`, which outlives this, instead of a disk.
+  ModelFront(ModelDevice& device, ModelOptions options);
 
   ModelBackend& backend() { return *backend_; }
   ModelBlk& disk() { return *disk_; }
@@ -97,6 +99,9 @@ class ModelFront {
   void settle();
 
  private:
+  void make_memory();
+  void connect(ModelDevice& device, ModelOptions options);
+
   UniqueFd memory_;
   std::byte* map_ = nullptr;
   std::shared_ptr<ModelMapping> mapping_;

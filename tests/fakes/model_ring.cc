@@ -254,6 +254,11 @@ absl::Status ModelRing::append(const Desc& desc, ModelRequest& request) const {
   return absl::OkStatus();
 }
 
+void ModelRing::put_back(const Taken& taken) {
+  taken_[taken.head] = false;
+  --next_avail_;
+}
+
 absl::Status ModelRing::give_back(const Taken& taken, uint32_t written) {
   if (has(kFeatureLogAll)) {
     for (const ModelSegment& piece :

@@ -66,6 +66,8 @@ class ModelRing {
 
   // The next request, if there is one.
   absl::StatusOr<std::optional<Taken>> take();
+  // As if the last request taken had not been.
+  void put_back(const Taken& taken);
   // Hands a request back, of which the first `written` writable bytes were
   // written.  The driver sees it after publish().
   absl::Status give_back(const Taken& taken, uint32_t written);

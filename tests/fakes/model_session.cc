@@ -82,6 +82,10 @@ const ModelSession::Rule ModelSession::rules[] = {
      kProtocolStatus},
     {Request::kGetStatus, 0, 0, 0, 0, true, &ModelSession::get_status,
      kProtocolStatus},
+    {Request::kSendRarp, 8, 8, 0, 0, false, &ModelSession::send_rarp,
+     kProtocolRarp},
+    {Request::kNetSetMtu, 8, 8, 0, 0, false, &ModelSession::net_set_mtu,
+     kProtocolMtu},
 };
 // clang-format on
 
@@ -95,8 +99,9 @@ FeatureSet model_features(const ModelEnvironment& environment) {
   return all - environment.options.without_features;
 }
 
-uint64_t model_protocol_features(const ModelOptions& options) {
-  uint64_t all = 0;
+uint64_t model_protocol_features(const ModelEnvironment& environment) {
+  const ModelOptions& options = environment.options;
+  uint64_t all = environment.device->protocol_features();
   for (const unsigned bit :
        {kProtocolMq, kProtocolLogShmfd, kProtocolReplyAck, kProtocolBackendReq,
         kProtocolConfig, kProtocolBackendSendFd, kProtocolResetDevice,
@@ -230,9 +235,8 @@ absl::Status ModelSession::check_header(const ModelFrame& message) const {
 absl::Status ModelSession::check(const Rule& rule,
                                  const ModelFrame& message) const {
   if (rule.protocol_feature != kAlways) {
-    const uint64_t usable = rule.if_offered
-                                ? model_protocol_features(environment_->options)
-                                : protocol_;
+    const uint64_t usable =
+        rule.if_offered ? model_protocol_features(*environment_) : protocol_;
     if ((usable & user::bit_mask(rule.protocol_feature)) == 0) {
       return absl::FailedPreconditionError(absl::StrCat(
           protocol_feature_name(rule.protocol_feature), " was not negotiated"));

@@ -21,7 +21,7 @@ namespace vhost::testing {
 // The features of rings and transport, and the protocol features, that the
 // model can do and was not told to hide.
 FeatureSet model_features(const ModelEnvironment& environment);
-uint64_t model_protocol_features(const ModelOptions& options);
+uint64_t model_protocol_features(const ModelEnvironment& environment);
 
 // One connection with a front-end, from its first message to its end.
 class ModelSession final : public ModelVringHost {
@@ -94,6 +94,8 @@ class ModelSession final : public ModelVringHost {
   Answer reset_device(ModelFrame& message);
   Answer set_status(ModelFrame& message);
   Answer get_status(ModelFrame& message);
+  Answer send_rarp(ModelFrame& message);
+  Answer net_set_mtu(ModelFrame& message);
   void reset_all();
 
   // model_session_rings.cc

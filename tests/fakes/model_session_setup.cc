@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <utility>
 
@@ -89,13 +90,12 @@ ModelSession::Answer ModelSession::get_protocol_features(ModelFrame&) {
   if (!model_features(*environment_).has(kFeatureProtocolFeatures)) {
     return absl::FailedPreconditionError("PROTOCOL_FEATURES was not offered");
   }
-  return body_of(model_protocol_features(environment_->options));
+  return body_of(model_protocol_features(*environment_));
 }
 
 ModelSession::Answer ModelSession::set_protocol_features(ModelFrame& message) {
   const uint64_t wanted = u64_of(message);
-  const uint64_t unknown =
-      wanted & ~model_protocol_features(environment_->options);
+  const uint64_t unknown = wanted & ~model_protocol_features(*environment_);
   if (unknown != 0) {
     return absl::InvalidArgumentError(
         absl::StrFormat("protocol features 0x%x were not offered", unknown));
@@ -202,6 +202,18 @@ ModelSession::Answer ModelSession::set_status(ModelFrame& message) {
 
 ModelSession::Answer ModelSession::get_status(ModelFrame&) {
   return body_of(status_);
+}
+
+ModelSession::Answer ModelSession::send_rarp(ModelFrame& message) {
+  std::array<uint8_t, 6> mac;
+  std::memcpy(mac.data(), message.payload.data(), mac.size());
+  VHOST_RETURN_IF_ERROR(environment_->device->send_rarp(mac));
+  return Body();
+}
+
+ModelSession::Answer ModelSession::net_set_mtu(ModelFrame& message) {
+  VHOST_RETURN_IF_ERROR(environment_->device->set_mtu(u64_of(message)));
+  return Body();
 }
 
 }  // namespace vhost::testing

@@ -73,7 +73,20 @@ void ModelVring::start() {
   broken_ = false;
   absl::Status status = ring_.begin();
   if (status.ok() && polled_) status = ring_.suppress_kicks();
-  if (!status.ok()) fail(annotate(status, "started"));
+  if (!status.ok()) return fail(annotate(status, "started"));
+  note_active();
+}
+
+void ModelVring::set_enabled(bool enabled) {
+  enabled_ = enabled;
+  note_active();
+}
+
+void ModelVring::note_active() {
+  const bool active = started_ && enabled_ && !broken_;
+  if (active == active_) return;
+  active_ = active;
+  environment_->device->set_active(index_, active);
 }
 
 void ModelVring::stop() {
@@ -82,6 +95,7 @@ void ModelVring::stop() {
   held_ = false;
   in_flight_.clear();
   unwatch_kick();
+  note_active();
 }
 
 void ModelVring::reset() {
@@ -111,7 +125,7 @@ bool ModelVring::serve(ModelTime now) {
 
 absl::StatusOr<bool> ModelVring::work(ModelTime now) {
   bool more = false;
-  if (enabled_ && !held_ && host_->driver_ok()) {
+  if (!held_ && host_->driver_ok()) {
     const absl::StatusOr<bool> taken = take(now);
     if (!taken.ok()) return taken.status();
     more = *taken;
@@ -125,21 +139,83 @@ absl::StatusOr<bool> ModelVring::work(ModelTime now) {
 
 // Takes what is there, but not for ever: the front-end must be heard too.
 absl::StatusOr<bool> ModelVring::take(ModelTime now) {
+  const ModelQueueUse use = environment_->device->use_of(index_);
+  if (!enabled_) {
+    return use == ModelQueueUse::kTransmit ? discard()
+                                           : absl::StatusOr<bool>(false);
+  }
+  if (use == ModelQueueUse::kReceive) return receive();
   for (uint32_t budget = ring_.num(); budget > 0; --budget) {
-    absl::StatusOr<std::optional<ModelRing::Taken>> taken = ring_.take();
+    absl::StatusOr<std::optional<ModelRing::Taken>> taken = take_one();
     if (!taken.ok()) return taken.status();
-    if (!taken->has_value()) {
-      if (polled_) return false;
-      const absl::StatusOr<bool> more = ring_.want_kicks();
-      if (!more.ok()) return more.status();
-      if (!*more) return false;
-      continue;
-    }
-    (*taken)->request.queue = index_;
+    if (!taken->has_value()) return false;
     in_flight_.push_back(
         {now + environment_->options.latency, **std::move(taken)});
   }
   return true;
+}
+
+// The next request.  None: the driver will kick when there is one.
+absl::StatusOr<std::optional<ModelRing::Taken>> ModelVring::take_one() {
+  while (true) {
+    absl::StatusOr<std::optional<ModelRing::Taken>> taken = ring_.take();
+    if (!taken.ok()) return taken.status();
+    if (taken->has_value()) {
+      (*taken)->request.queue = index_;
+      return taken;
+    }
+    if (polled_) return std::nullopt;
+    const absl::StatusOr<bool> more = ring_.want_kicks();
+    if (!more.ok()) return more.status();
+    if (!*more) return std::nullopt;
+  }
+}
+
+absl::StatusOr<bool> ModelVring::discard() {
+  for (uint32_t budget = ring_.num(); budget > 0; --budget) {
+    const absl::StatusOr<std::optional<ModelRing::Taken>> taken = take_one();
+    if (!taken.ok()) return taken.status();
+    if (!taken->has_value()) return false;
+    VHOST_RETURN_IF_ERROR(ring_.give_back(**taken, 0));
+    ++environment_->counters.requests;
+    ++environment_->counters.discarded;
+  }
+  return true;
+}
+
+absl::StatusOr<bool> ModelVring::receive() {
+  for (uint32_t budget = ring_.num(); budget > 0; --budget) {
+    const absl::StatusOr<bool> received = receive_one();
+    if (!received.ok() || !*received) return received;
+  }
+  return true;
+}
+
+// Hands back the buffers of one thing that the device has to say; false if it
+// has nothing to say, or the driver too few buffers.
+absl::StatusOr<bool> ModelVring::receive_one() {
+  std::vector<ModelRing::Taken> taken;
+  std::vector<ModelRequest> buffers;
+  while (true) {
+    const absl::StatusOr<ModelReceived> received =
+        environment_->device->receive(index_, buffers);
+    if (!received.ok()) return received.status();
+    if (!received->wants_buffer && !received->written.empty()) {
+      for (size_t i = 0; i < taken.size(); ++i) {
+        VHOST_RETURN_IF_ERROR(ring_.give_back(taken[i], received->written[i]));
+      }
+      environment_->counters.requests += taken.size();
+      return true;
+    }
+    absl::StatusOr<std::optional<ModelRing::Taken>> next = std::nullopt;
+    if (received->wants_buffer) next = take_one();
+    if (!next.ok()) return next.status();
+    if (!next->has_value()) break;
+    buffers.push_back((*next)->request);
+    taken.push_back(**std::move(next));
+  }
+  for (; !taken.empty(); taken.pop_back()) ring_.put_back(taken.back());
+  return false;
 }
 
 absl::Status ModelVring::finish(ModelTime now) {
@@ -170,6 +246,7 @@ void ModelVring::notify() {
 void ModelVring::fail(const absl::Status& why) {
   broken_ = true;
   in_flight_.clear();
+  note_active();
   ++environment_->counters.broken_rings;
   environment_->tell(absl::StrCat("vq ", index_, ": ", why.message()));
   const bool told = err_.has_value() && err_->valid();

@@ -58,7 +58,7 @@ class ModelVring {
   absl::Status set_kick(std::optional<UniqueFd> fd);
   void set_call(std::optional<UniqueFd> fd);
   void set_err(std::optional<UniqueFd> fd);
-  void set_enabled(bool enabled) { enabled_ = enabled; }
+  void set_enabled(bool enabled);
 
   // The kick descriptor is readable.
   void on_kick();
@@ -88,10 +88,15 @@ class ModelVring {
 
   absl::StatusOr<bool> work(ModelTime now);
   absl::StatusOr<bool> take(ModelTime now);
+  absl::StatusOr<bool> discard();
+  absl::StatusOr<bool> receive();
+  absl::StatusOr<bool> receive_one();
+  absl::StatusOr<std::optional<ModelRing::Taken>> take_one();
   absl::Status finish(ModelTime now);
   void notify();
   void fail(const absl::Status& why);
   void unwatch_kick();
+  void note_active();
 
   uint32_t index_;
   ModelEnvironment* environment_;
@@ -105,6 +110,7 @@ class ModelVring {
   bool enabled_ = false;
   bool held_ = false;
   bool broken_ = false;
+  bool active_ = false;  // As the device knows it.
   std::deque<InFlight> in_flight_;
 };
 

@@ -142,6 +142,38 @@ TEST(BackEndChannel, AnswersAMissWithAnUpdateOnTheMainChannel) {
       drive(*rig.ops, rig.peer, Harvest{{BackendQueue{0}}})->status.ok());
 }
 
+// A back-end that asks and asks on its own channel and reads nothing on the
+// main one: what it is sent must not grow without end.
+TEST(BackEndChannel, AFloodOfMissesWaitsForTheAnswersToTheFirst) {
+  Rig rig(bit_mask(kFeatureAccessPlatform));
+  const Guest guest(1);
+  ASSERT_TRUE(
+      drive(*rig.ops, rig.peer, UpdateMemory{guest.all_memory()})->status.ok());
+  wire::Iotlb miss = {};
+  miss.iova = Guest::kGpa;
+  miss.permissions = 3;
+  miss.type = wire::kIotlbMiss;
+  const ByteVector one = message(to_int(BackendRequest::kIotlbMsg),
+                                 wire::kVersion, wire::bytes_of(miss));
+  size_t sent = 0;
+  for (; sent < 100'000; ++sent) {
+    const Sent out = send_some(rig.peer.channel(), one, {});
+    if (out.outcome != SendOutcome::kSent || out.bytes != one.size()) break;
+    rig.ops->pump(std::chrono::steady_clock::now());
+  }
+  EXPECT_LT(sent, 100'000u) << "nothing held it back";
+  EXPECT_LT(rig.sink.asked.size(), 256u);
+
+  // It goes on when the back-end does its part.
+  const size_t before = rig.sink.asked.size();
+  for (int i = 0; i < 10; ++i) {
+    rig.peer.serve();
+    rig.ops->pump(std::chrono::steady_clock::now());
+  }
+  EXPECT_GT(rig.sink.asked.size(), before);
+  EXPECT_THAT(rig.sink.lost, IsEmpty());
+}
+
 TEST(BackEndChannel, RefusesAMissOutsideGuestMemory) {
   Rig rig(bit_mask(kFeatureAccessPlatform));
   wire::Iotlb miss = {};

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <cerrno>
 #include <string>
 #include <utility>
 #include <vector>
@@ -107,7 +108,9 @@ TEST(SocketIo, MoreDescriptorsThanAMessageHasBreaksTheConnection) {
   ASSERT_EQ(::sendmsg(pair->first.get(), &msg, MSG_NOSIGNAL), 1);
 
   std::array<std::byte, 16> space = {};
-  EXPECT_EQ(receive_some(pair->second, space).outcome, ReceiveOutcome::kBroken);
+  const Received in = receive_some(pair->second, space);
+  EXPECT_EQ(in.outcome, ReceiveOutcome::kBroken);
+  EXPECT_EQ(in.error, EMSGSIZE);
 }
 
 TEST(SocketIo, NobodyThereIsUnavailable) {

@@ -86,6 +86,15 @@ TEST(SetFeaturesVerb, IsRefusedIfFeaturesOkDoesNotStick) {
   EXPECT_EQ(result.refused.size(), 1u);
 }
 
+// Found with the dirty log: it wrote ACKNOWLEDGE DRIVER FEATURES_OK, which
+// takes DRIVER_OK back.
+TEST(SetFeaturesVerb, LeavesTheStatusOfARunningDeviceAlone) {
+  Rig rig(bit_mask(kProtocolStatus), bit_mask(kFeatureLogAll), false);
+  const SetFeatures verb{{kFeatureVersion1, kFeatureLogAll}, true};
+  ASSERT_TRUE(rig.run(verb).status.ok());
+  EXPECT_THAT(rig.peer.names(), ElementsAre("SET_FEATURES", "GET_FEATURES"));
+}
+
 TEST(SetFeaturesVerb, CarriesOnly64Features) {
   Rig rig(0, 0, false);
   EXPECT_EQ(rig.code(SetFeatures{{64}}), absl::StatusCode::kInvalidArgument);

@@ -194,6 +194,90 @@ TEST_F(DeviceMemory, BeyondTheSlotsIsRefusedAndTold) {
   EXPECT_THAT(*journal, IsEmpty());
 }
 
+// The guest's memory falls into two pieces, and the back-end has room for one.
+class SplitBeyondTheSlots : public DeviceMemory {
+ protected:
+  static constexpr uint64_t kSlot = testing::FakeVirtioDevice::kRingSlot;
+  static constexpr uint64_t kHole = kRam / 2;  // As long as a ring's slot.
+
+  // Three queues from `rings_gpa` on, of which the guest uses the first and the
+  // last, run when the hole is made.
+  void split_with_rings_at(uint64_t rings_gpa) {
+    guest = testing::FakeVirtioDevice({.queues = 3, .rings_gpa = rings_gpa});
+    guest.queues[1] = {};
+    BackendTraits traits = testing::like_vhost_user();
+    traits.max_memory_slots = 1;
+    traits.incremental_memory = false;  // The table is replaced as a whole.
+    make_running(traits, options_for(3));
+    memory.begin();
+    ASSERT_TRUE(memory.remove(0).ok());
+    ASSERT_TRUE(memory.add(part(0, kHole)).ok());
+    ASSERT_TRUE(memory.add(part(kHole + kSlot, kRam - kHole - kSlot)).ok());
+    committed = memory.commit();
+    loop.run_ready();
+  }
+  MemorySection part(uint64_t gpa, uint64_t size) const {
+    MemorySection out;
+    out.gpa = gpa;
+    out.size = size;
+    out.region = ram;
+    out.offset_in_region = gpa;
+    return out;
+  }
+};
+
+TEST_F(SplitBeyondTheSlots, KeepsThePieceThatTheRingsLieIn) {
+  split_with_rings_at(kHole + 2 * kSlot);
+
+  EXPECT_EQ(committed.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(dev->state(), DeviceState::kRunning) << dev->broken_status();
+  EXPECT_THAT(ops->backend.memory, ElementsAre(::testing::Key(kHole + kSlot)));
+}
+
+TEST_F(SplitBeyondTheSlots, BreaksADeviceThatHasARingInEachPiece) {
+  split_with_rings_at(kHole - kSlot);
+
+  EXPECT_EQ(committed.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(dev->state(), DeviceState::kBroken);
+  ASSERT_THAT(events.broken_with, SizeIs(1));
+  EXPECT_EQ(events.broken_with[0].code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(events.broken_with[0].message()),
+              HasSubstr("disk: vq "));
+  EXPECT_THAT(*journal, Not(Contains(HasSubstr("UpdateMemory"))));
+}
+
+// Whoever frees what was removed must not hear that nobody uses it.
+TEST_F(DeviceMemory, AnUpdateThatIsNotAnsweredIsSettledWithTheReason) {
+  make_running();
+  ops->completes = testing::Completes::kOnRequest;
+  plug();
+  Outcome settled;
+  context.when_memory_settled(settled.completion());
+  Outcome later;
+
+  ops->lose(absl::UnavailableError("gone"));
+  loop.run_ready();
+  context.when_memory_settled(later.completion());
+  loop.run_ready();
+
+  EXPECT_EQ(settled.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(settled.message(), HasSubstr("disk: memory update: "));
+  EXPECT_EQ(later.status(), absl::OkStatus());
+}
+
+TEST_F(DeviceMemory, AnUpdateOfADestroyedDeviceIsSettledAsCancelled) {
+  make_running();
+  ops->completes = testing::Completes::kOnRequest;
+  plug();
+  Outcome settled;
+  context.when_memory_settled(settled.completion());
+
+  dev.reset();
+  loop.run_ready();
+
+  EXPECT_EQ(settled.code(), absl::StatusCode::kCancelled);
+}
+
 TEST_F(DeviceMemory, SettlesWhenTheBackEndAnswered) {
   make_running();
   ops->completes = testing::Completes::kOnRequest;

@@ -74,6 +74,106 @@ TEST_F(Reentrancy, AnOperationFromInsideServicesIsRefused) {
   EXPECT_EQ(dev->state(), DeviceState::kRunning);
 }
 
+TEST_F(Reentrancy, EveryOperationFromInsideServicesIsRefused) {
+  make_running();
+  constexpr QueueIndex kQueues[] = {kVq0};
+  std::byte byte{};
+  std::vector<Outcome> outcomes(12);
+  size_t next = 0;
+  const auto done = [&] { return outcomes[next++].completion(); };
+  services.on_translate = [&] {
+    dev->init(done());
+    dev->start(done());
+    dev->stop(StopReason::kGuestReset, done());
+    dev->stop(StopReason::kForced, done());
+    dev->force_stop(done());
+    dev->reset(done());
+    dev->start_queue(kVq1, done());
+    dev->stop_queue(kVq1, done());
+    dev->set_queues_enabled(kQueues, false, done());
+    dev->get_config(0, std::span(&byte, 1), done());
+    dev->set_config(0, std::span(&byte, 1), ConfigWriter::kDriver, done());
+    dev->set_mtu(1500, done());
+  };
+  journal->clear();
+
+  static_cast<void>(ops->sink().services().translate(0, IotlbAccess::kRead));
+  loop.run_ready();
+
+  ASSERT_EQ(next, outcomes.size());
+  for (const Outcome& outcome : outcomes) {
+    EXPECT_EQ(outcome.calls(), 1);
+    EXPECT_EQ(outcome.code(), absl::StatusCode::kFailedPrecondition);
+    EXPECT_THAT(outcome.message(),
+                HasSubstr("called while a request of the back-end is"));
+  }
+  EXPECT_EQ(dev->state(), DeviceState::kRunning);
+  EXPECT_THAT(*journal, IsEmpty());
+}
+
+TEST_F(Reentrancy, WhatAnswersAtOnceIsRefusedInsideServicesToo) {
+  make_ready();
+  std::vector<absl::Status> inside;
+  services.on_translate = [&] {
+    inside.push_back(dev->ack_features({}, {}));
+    inside.push_back(dev->set_queue_base(kVq0, VringBase{7}));
+    inside.push_back(
+        dev->run([this](Completion done) { dev->start(std::move(done)); },
+                 std::chrono::seconds(1)));
+  };
+
+  static_cast<void>(ops->sink().services().translate(0, IotlbAccess::kRead));
+
+  ASSERT_EQ(inside.size(), 3u);
+  for (const absl::Status& status : inside) {
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  }
+  EXPECT_EQ(to_int(dev->queue_base(kVq0)), 0u);
+}
+
+// Masking may be done by any thread at any moment, so also there.
+TEST_F(Reentrancy, AMaskFromInsideServicesHolds) {
+  make_running();
+  services.on_translate = [this] { dev->mask(kVq0); };
+
+  static_cast<void>(ops->sink().services().translate(0, IotlbAccess::kRead));
+
+  EXPECT_TRUE(binding.masked.contains(0));
+}
+
+TEST_F(Reentrancy, CancelFromInsideServicesWaitsForTheAnswer) {
+  make_ready();
+  ops->completes = testing::Completes::kOnRequest;
+  Outcome started;
+  dev->start(started.completion());
+  services.on_translate = [this] { dev->cancel(); };
+
+  static_cast<void>(ops->sink().services().translate(0, IotlbAccess::kRead));
+  EXPECT_EQ(dev->state(), DeviceState::kStarting);
+  loop.run_ready();
+
+  EXPECT_EQ(started.code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(dev->state(), DeviceState::kBroken);
+}
+
+TEST_F(Reentrancy, EverythingIsAllowedInAnEvent) {
+  make_running();
+  Outcome again;
+  absl::Status acked = absl::UnknownError("not called");
+  events.on_broken = [&] {
+    dev->mask(kVq1);
+    acked = dev->ack_features({}, {});
+    dev->init(again.completion());
+  };
+
+  ops->lose(absl::UnavailableError("gone"));
+  loop.run_ready();
+
+  EXPECT_EQ(acked, absl::OkStatus());
+  EXPECT_EQ(again.status(), absl::OkStatus());
+  EXPECT_EQ(dev->state(), DeviceState::kReady);
+}
+
 TEST_F(Reentrancy, ADeviceMayBeDestroyedByItsCompletion) {
   make_ready();
   dev->start([this](const absl::Status&) { dev.reset(); });

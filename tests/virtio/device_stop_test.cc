@@ -278,5 +278,17 @@ TEST_F(Stop, ResetForgetsEverythingTheGuestDid) {
   EXPECT_EQ(dev->state(), DeviceState::kReady);
 }
 
+TEST_F(Stop, APositionThatNoSplitRingHasBreaksTheDevice) {
+  make_running();
+  ops->backend.harvests[1] = VringBase{0x10000};
+
+  const absl::Status status = stop();
+
+  EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("disk: stop: vq 1: position 65536"));
+  EXPECT_EQ(dev->state(), DeviceState::kBroken);
+}
+
 }  // namespace
 }  // namespace vhost

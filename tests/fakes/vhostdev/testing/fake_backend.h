@@ -75,7 +75,8 @@ class FakeBackend {
   std::map<uint64_t, FakeMemory> memory;  // By guest address.
   std::map<uint32_t, FakeQueue> queues;
   std::optional<InflightArea> inflight;
-  uint64_t log_size = 0;  // Bytes; 0: none.
+  uint64_t log_size = 0;          // Bytes; 0: none.
+  std::byte* log_base = nullptr;  // The log, in this process.
   bool suspended = false;
   bool driver_ok = false;
   UniqueFd config_call;

@@ -63,6 +63,7 @@ struct ModelCounters {
   uint64_t messages = 0;
   uint64_t refused = 0;        // Messages answered with a failure.
   uint64_t requests = 0;       // Completed requests of rings.
+  uint64_t discarded = 0;      // Of them, those that were not looked at.
   uint64_t notifications = 0;  // Sent to the guest.
   uint64_t broken_rings = 0;
   uint64_t config_changes = 0;  // Told to the front-end.
@@ -85,9 +86,10 @@ struct ModelRingState {
 // kick, or at once when the front-end asks for polling), and stopped by
 // GET_VRING_BASE, which is answered when all requests taken from it are
 // complete.  The kick descriptor is forgotten then: a late kick starts nothing.
-// While a ring is disabled, nothing is taken from it.  While all rings are
-// stopped, the back-end writes to no guest memory, notifies nobody, sends no
-// message of its own and answers those of the front-end.
+// While a ring is disabled, nothing is taken from it, or what is taken from it
+// is discarded (ModelQueueUse).  While all rings are stopped, the back-end
+// writes to no guest memory, notifies nobody, sends no message of its own and
+// answers those of the front-end.
 //
 // What is wrong is refused with a non-zero ack if one was asked for; where
 // there is no way to say no, the connection is closed.

@@ -2,8 +2,10 @@
 #ifndef VHOSTDEV_TESTING_MODEL_DEVICE_H_
 #define VHOSTDEV_TESTING_MODEL_DEVICE_H_
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -42,6 +44,22 @@ size_t copy_from(std::span<const ModelSegment> segments,
 size_t copy_to(std::span<const ModelSegment> segments,
                std::span<const std::byte> in);
 
+// What becomes of the requests of a queue.
+enum class ModelQueueUse : uint8_t {
+  kRequests,  // handle() each.  While the ring is disabled none is taken.
+  kTransmit,  // The same, but those of a disabled ring are discarded.
+  kReceive,   // They are buffers for what the device has to say: receive().
+};
+
+// What a device did with the buffers it was shown.
+struct ModelReceived {
+  // It has more to say than they hold: show it one more.  They stay the
+  // driver's if there is none.
+  bool wants_buffer = false;
+  // Bytes written to each of them, otherwise; empty: there is nothing to say.
+  std::vector<uint32_t> written = {};
+};
+
 // What kind of device a ModelBackend is: a block device, a network card.
 // Called on the thread that drives the back-end, one call at a time.
 class ModelDevice {
@@ -72,6 +90,49 @@ class ModelDevice {
 
   // Back to how the device was before the first driver.
   virtual void reset() = 0;
+
+  // -- What only some devices have. ----------------------------------------
+
+  // Protocol features (a bit each) that only this kind of device has.
+  virtual uint64_t protocol_features() const { return 0; }
+
+  virtual ModelQueueUse use_of(uint32_t queue) const {
+    static_cast<void>(queue);
+    return ModelQueueUse::kRequests;
+  }
+
+  // A kReceive queue runs: writes what the device has to say to `buffers`, of
+  // which there may be none yet.  Called again for the next thing to say.
+  // Errors: any  a buffer is malformed: the ring breaks.
+  virtual absl::StatusOr<ModelReceived> receive(
+      uint32_t queue, std::span<const ModelRequest> buffers) {
+    static_cast<void>(queue);
+    static_cast<void>(buffers);
+    return ModelReceived{};
+  }
+
+  // Whether `queue` is started and enabled, whenever that changes.
+  virtual void set_active(uint32_t queue, bool active) {
+    static_cast<void>(queue);
+    static_cast<void>(active);
+  }
+
+  // What has receive() called again; may be called on any thread, inside any
+  // of these too.  Empty: the back-end is gone.
+  virtual void set_waker(std::function<void()> wake) {
+    static_cast<void>(wake);
+  }
+
+  // SEND_RARP and NET_SET_MTU, where their protocol features are offered.
+  // Errors: kInvalidArgument  it cannot do with that.
+  virtual absl::Status send_rarp(const std::array<uint8_t, 6>& mac) {
+    static_cast<void>(mac);
+    return absl::UnimplementedError("no network device");
+  }
+  virtual absl::Status set_mtu(uint64_t mtu) {
+    static_cast<void>(mtu);
+    return absl::UnimplementedError("no network device");
+  }
 };
 
 }  // namespace vhost::testing
