@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vhostdev/blk_client.h"
 
-#include <poll.h>
 #include <sched.h>
 
 #include <algorithm>
@@ -11,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "hw/driver/blk_queue.h"
 #include "hw/driver/blk_request.h"
+#include "hw/driver/queue_sleep.h"
 #include "vhostdev/status.h"
 
 namespace vhost {
@@ -51,8 +51,6 @@ struct BlkClient::Impl {
   size_t poll(std::span<BlkCompletion> out);
   // Until the device signals, the loop has something to do, or `until`.
   void sleep(MonotonicTime until);
-  bool arm();
-  void disarm();
   void give_up(Duration waited);
 
   VirtioDriver& driver;
@@ -63,7 +61,7 @@ struct BlkClient::Impl {
   uint32_t next_submit = 0;  // Queues take turns.
   uint32_t next_poll = 0;
   absl::Status status;
-  std::vector<pollfd> poll_fds;
+  QueueSleep queue_sleep;
 };
 
 absl::StatusOr<std::unique_ptr<BlkClient>> BlkClient::create(
@@ -217,44 +215,13 @@ size_t BlkClient::wait(std::span<BlkCompletion> out) {
   }
 }
 
-// Interrupts of every queue with requests in flight.  False if something
-// completed meanwhile.
-bool BlkClient::Impl::arm() {
-  bool quiet = true;
-  for (const std::unique_ptr<BlkQueue>& queue : queues) {
-    if (queue->in_flight() == 0) continue;
-    if (!queue->handle().ring().enable_interrupts()) quiet = false;
-    // The signal of a loss may have come before interrupts were looked for.
-    if (queue->handle().lost()) quiet = false;
-  }
-  return quiet;
-}
-
-void BlkClient::Impl::disarm() {
-  for (const std::unique_ptr<BlkQueue>& queue : queues) {
-    if (queue->in_flight() == 0) continue;
-    queue->handle().take_signal();
-    queue->handle().ring().disable_interrupts();
-  }
-}
-
 void BlkClient::Impl::sleep(MonotonicTime until) {
-  if (!arm()) return disarm();
-  poll_fds.clear();
+  queue_sleep.begin();
   for (const std::unique_ptr<BlkQueue>& queue : queues) {
-    const FdRef call = queue->handle().call_fd();
-    if (queue->in_flight() != 0 && call.valid()) {
-      poll_fds.push_back({call.get(), POLLIN, 0});
-    }
+    if (queue->in_flight() != 0) queue_sleep.add(queue->handle());
   }
-  const FdRef loop = driver.loop_fd();
-  if (loop.valid()) poll_fds.push_back({loop.get(), POLLIN, 0});
-  const Duration left = std::max(until - clock_now(), Duration(0));
-  const auto limit = std::chrono::ceil<std::chrono::milliseconds>(left);
-  // Whatever wakes it, a signal included, the rings are looked at next.
-  ::poll(poll_fds.data(), static_cast<nfds_t>(poll_fds.size()),
-         static_cast<int>(std::min<int64_t>(limit.count(), 3'600'000)));
-  disarm();
+  queue_sleep.add_loop(driver.loop_fd());
+  queue_sleep.until(until);
 }
 
 void BlkClient::Impl::give_up(Duration waited) {

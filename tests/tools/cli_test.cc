@@ -82,6 +82,8 @@ TEST(CommandLine, KnowsEveryCommand) {
   EXPECT_EQ(options_of({"blk", "write", "--fd=3"}).command, Command::kBlkWrite);
   EXPECT_EQ(options_of({"blk", "flush", "--fd=3"}).command, Command::kBlkFlush);
   EXPECT_EQ(options_of({"blk", "check-file"}).command, Command::kBlkCheckFile);
+  EXPECT_EQ(options_of({"net", "echo", "--socket=a", "--socket2=b"}).command,
+            Command::kNetEcho);
   EXPECT_EQ(options_of({"bench", "start", "--fd=3"}).command,
             Command::kBenchStart);
 }
@@ -124,6 +126,17 @@ TEST(CommandLine, TakesOneWayToConnectOnly) {
               HasSubstr("only one of"));
 }
 
+TEST(CommandLine, TakesTwoSocketsForAnEcho) {
+  const Options options =
+      options_of({"net", "echo", "--socket", "a", "--socket2", "b"});
+  EXPECT_EQ(options.socket, "a");
+  EXPECT_EQ(options.socket2, "b");
+  EXPECT_EQ(options.frames, 1000u);
+  EXPECT_THAT(error_of({"net", "echo", "--socket=a"}), HasSubstr("--socket2"));
+  EXPECT_THAT(error_of({"net", "echo", "--socket2=b"}), HasSubstr("--socket "));
+  EXPECT_THAT(error_of({"net", "echo", "--fd=3"}), HasSubstr("--fd"));
+}
+
 TEST(CommandLine, RefusesDataAndJsonOnOneStandardOutput) {
   EXPECT_THAT(error_of({"blk", "read", "--fd=3", "--json"}),
               HasSubstr("--json needs --output FILE"));
@@ -148,6 +161,7 @@ TEST(Help, OfTheProgramListsAllCommandsAndOptions) {
                            "vhostctl blk write",
                            "vhostctl blk flush",
                            "vhostctl blk verify",
+                           "vhostctl net echo --socket PATH --socket2 PATH",
                            "vhostctl bench start",
                            "--socket PATH",
                            "--fd N",
@@ -163,7 +177,8 @@ TEST(Help, OfTheProgramListsAllCommandsAndOptions) {
                            "--size BYTES",
                            "--seed S",
                            "--seconds S",
-                           "--repeat R"}) {
+                           "--repeat R",
+                           "--frames N"}) {
     EXPECT_THAT(help, HasSubstr(part));
   }
 }

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "tests/tools/program.h"
+#include "vhostdev/vhost_user.h"
 
 namespace vhost::testing {
 namespace {
@@ -71,6 +72,15 @@ TEST_F(ModelDisk, InfoIsReadableWithoutJson) {
   ASSERT_EQ(run.exit, 0) << run.err;
   EXPECT_THAT(run.out, HasSubstr("queues: 4\n"));
   EXPECT_THAT(run.out, HasSubstr("  capacity: 8192\n"));
+}
+
+TEST_F(ModelDisk, InfoHasNoLineForAConfigurationThatThereIsNot) {
+  ModelOptions options;
+  options.without_protocol_features = uint64_t{1} << kProtocolConfig;
+  serve(options);
+  const Finished run = vhostctl({"info", "--socket", socket()});
+  EXPECT_EQ(run.exit, 0) << run.err;
+  EXPECT_THAT(run.out, Not(HasSubstr("config:")));
 }
 
 TEST_F(ModelDisk, InfoNamesBitsOfTheDeviceItIsToldOf) {

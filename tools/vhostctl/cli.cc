@@ -61,12 +61,22 @@ absl::Status check_connection(const Options& options) {
 }
 
 absl::Status check(const Options& options) {
+  if (options.command == Command::kNetEcho) {
+    if (options.socket.has_value() && !options.socket2.empty()) {
+      return absl::OkStatus();
+    }
+    return absl::InvalidArgumentError("--socket and --socket2 are needed");
+  }
   if (options.command != Command::kBlkCheckFile) {
     VHOST_RETURN_IF_ERROR(check_connection(options));
   }
-  if (options.command == Command::kBlkRead && options.json &&
-      options.output == "-") {
+  const bool copies = options.command == Command::kBlkRead ||
+                      options.command == Command::kFsCat;
+  if (copies && options.json && options.output == "-") {
     return absl::InvalidArgumentError("--json needs --output FILE");
+  }
+  if (options.command == Command::kFsCat && options.file.empty()) {
+    return absl::InvalidArgumentError("--file is needed");
   }
   if (options.command == Command::kBenchStart && options.fd.has_value() &&
       options.repeat.value_or(1) > 1) {

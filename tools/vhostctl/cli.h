@@ -22,6 +22,9 @@ enum class Command : uint8_t {
   kBlkFlush,
   kBlkVerify,
   kBlkCheckFile,
+  kFsInit,
+  kFsCat,
+  kNetEcho,
   kBenchStart,
 };
 
@@ -30,7 +33,7 @@ enum class Command : uint8_t {
 struct Options {
   Command command = Command::kInfo;
 
-  // Exactly one is set, except for kBlkCheckFile.
+  // Exactly one is set, except for kBlkCheckFile and kNetEcho.
   std::optional<std::string> socket;
   std::optional<std::string> listen;
   std::optional<int> fd;
@@ -38,12 +41,16 @@ struct Options {
   Duration timeout = std::chrono::seconds(5);
   bool json = false;
 
+  std::string socket2;     // net echo: the second port.
+  uint64_t frames = 1000;  // net echo.
+
   std::optional<uint32_t> device_id;  // info: empty: to be guessed.
 
   uint64_t offset = 0;             // Bytes.
   std::optional<uint64_t> length;  // Bytes; empty: all there is.
   std::string input = "-";         // A file; "-": standard input.
   std::string output = "-";        // A file; "-": standard output.
+  std::string file;                // fs cat: a path on the device.
   uint32_t queues = 1;
   uint32_t depth = 32;  // Requests in flight per queue.
 

@@ -107,6 +107,21 @@ constexpr OptionSpec kOutput = {"output", "FILE|-",
                                 [](Options& out, absl::string_view text) {
                                   return store_path(out.output, text);
                                 }};
+constexpr OptionSpec kFile = {"file", "PATH",
+                              "a file of the device, from its root (needed)",
+                              [](Options& out, absl::string_view text) {
+                                return store_path(out.file, text);
+                              }};
+constexpr OptionSpec kSocket2 = {"socket2", "PATH",
+                                 "the same for the second port",
+                                 [](Options& out, absl::string_view text) {
+                                   return store_path(out.socket2, text);
+                                 }};
+constexpr OptionSpec kFrames = {
+    "frames", "N", "send that many frames (default: 1000)",
+    [](Options& out, absl::string_view text) {
+      return store(out.frames, parse_number(text, 1, 100'000'000));
+    }};
 constexpr OptionSpec kQueues = {
     "queues", "N", "use that many virtqueues (default: 1)",
     [](Options& out, absl::string_view text) {
@@ -161,6 +176,14 @@ std::vector<CommandSpec> make_commands() {
        "blk check-file",
        "looks for the pattern of blk verify in a file",
        {&kInput, &kSeed, &kJson}},
+      {Command::kFsInit, "fs init", "what a file system device agrees on",
+       connected({})},
+      {Command::kFsCat, "fs cat", "copies a file from a file system device",
+       connected({&kFile, &kOutput})},
+      {Command::kNetEcho,
+       "net echo",
+       "sends frames into one port, expects each at the other and back",
+       {&kSocket, &kSocket2, &kFrames, &kTimeout, &kJson}},
       {Command::kBenchStart, "bench start",
        "what connecting, starting and stopping cost",
        connected({&kQueues, &kRepeat})},
@@ -168,10 +191,15 @@ std::vector<CommandSpec> make_commands() {
 }
 
 std::string synopsis(const CommandSpec& command) {
+  const auto& options = command.options;
+  const bool listens =
+      std::find(options.begin(), options.end(), &kListen) != options.end();
   std::string out = absl::StrCat("vhostctl ", command.words);
-  for (const OptionSpec* option : command.options) {
-    if (option == &kSocket) {
+  for (const OptionSpec* option : options) {
+    if (option == &kSocket && listens) {
       absl::StrAppend(&out, " (--socket PATH | --fd N | --listen PATH)");
+    } else if (option == &kSocket || option == &kSocket2) {
+      absl::StrAppend(&out, " --", option->name, " ", option->value);
     } else if (option != &kFd && option != &kListen) {
       absl::StrAppend(&out, " [--", option->name,
                       option->value == nullptr ? "" : " ",

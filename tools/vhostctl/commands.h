@@ -20,6 +20,14 @@ absl::Status run_blk_flush(const Options& options);
 absl::Status run_blk_verify(const Options& options);
 absl::Status run_blk_check_file(const Options& options);
 
+absl::Status run_fs_init(const Options& options);
+absl::Status run_fs_cat(const Options& options);
+
+// Errors: kDataLoss         a frame came damaged.
+//         kDeadlineExceeded  frames are missing.
+// In both cases the counts are printed all the same.
+absl::Status run_net_echo(const Options& options);
+
 absl::Status run_bench_start(const Options& options);
 
 }  // namespace vhost::ctl

@@ -52,6 +52,7 @@ std::vector<std::string> protocol_feature_names(uint64_t features) {
 void append_text(const Json& value, absl::string_view indent,
                  std::string& out) {
   for (const auto& [name, member] : value.items()) {
+    if (member.is_object() && member.empty()) continue;
     absl::StrAppend(&out, indent, name, ":");
     if (member.is_object()) {
       absl::StrAppend(&out, "\n");

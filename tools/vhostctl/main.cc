@@ -33,6 +33,12 @@ absl::Status run(const Options& options) {
       return run_blk_verify(options);
     case Command::kBlkCheckFile:
       return run_blk_check_file(options);
+    case Command::kFsInit:
+      return run_fs_init(options);
+    case Command::kFsCat:
+      return run_fs_cat(options);
+    case Command::kNetEcho:
+      return run_net_echo(options);
     case Command::kBenchStart:
       return run_bench_start(options);
   }

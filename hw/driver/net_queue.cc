@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "hw/driver/net_queue.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "vhostdev/status.h"
+
+namespace vhost {
+namespace {
+
+// Where the header says over how many buffers a frame is spread.
+// Source: VIRTIO 1.3, "Network Device", "Device Operation".
+constexpr size_t kNumBuffersOffset = 10;
+
+std::string name_of(const QueueHandle& handle) {
+  return absl::StrCat("vq ", to_int(handle.index()));
+}
+
+// Buffers do not share cache lines.
+constexpr uint64_t stride_of(uint32_t buffer_size) {
+  return (uint64_t{buffer_size} + 127) & ~uint64_t{127};
+}
+
+}  // namespace
+
+NetQueue::NetQueue(QueueHandle handle, DmaBuffer memory, uint32_t buffer_size)
+    : handle_(std::move(handle)),
+      ring_(handle_.ring()),
+      memory_(std::move(memory)),
+      buffer_size_(buffer_size),
+      stride_(stride_of(buffer_size)) {}
+
+absl::StatusOr<DmaBuffer> NetQueue::allocate(DmaMemory& memory,
+                                             const QueueHandle& handle,
+                                             uint32_t count,
+                                             uint32_t buffer_size) {
+  absl::StatusOr<DmaBuffer> made =
+      memory.allocate(stride_of(buffer_size) * count);
+  return made.ok() ? std::move(made) : annotate(made.status(), name_of(handle));
+}
+
+bool NetQueue::has_news() const {
+  return !failure_.ok() || batch_next_ < batch_size_ ||
+         ring_.has_completions() || !ring_.status().ok() || handle_.lost();
+}
+
+// Looked at only when the ring has nothing: what completed before the end of
+// the back-end counts.
+void NetQueue::check_lost(bool idle) {
+  const absl::Status& ring = ring_.status();
+  if (!ring.ok()) {
+    failure_ = absl::IsFailedPrecondition(ring)
+                   ? absl::CancelledError("the device was stopped")
+                   : annotate(ring, name_of(handle_));
+  } else if (idle && handle_.lost() && !ring_.has_completions()) {
+    failure_ = handle_.lost_status();
+  }
+}
+
+std::optional<RingCompletion> NetQueue::next() {
+  if (!failure_.ok()) return std::nullopt;
+  if (batch_next_ == batch_size_) {
+    batch_next_ = 0;
+    const absl::StatusOr<size_t> taken = ring_.poll(batch_);
+    batch_size_ = taken.ok() ? *taken : 0;
+    if (batch_size_ == 0) {
+      check_lost(taken.ok());
+      return std::nullopt;
+    }
+  }
+  return batch_[batch_next_++];
+}
+
+// ---------------------------------------------------------------------------
+
+absl::StatusOr<std::unique_ptr<NetSendQueue>> NetSendQueue::create(
+    DmaMemory& memory, QueueHandle handle, const NetClient::Options& options) {
+  absl::StatusOr<DmaBuffer> buffers = allocate(
+      memory, handle, options.send_depth, options.max_frame + kNetHeaderSize);
+  if (!buffers.ok()) return buffers.status();
+  return std::unique_ptr<NetSendQueue>(
+      new NetSendQueue(std::move(handle), *std::move(buffers), options));
+}
+
+NetSendQueue::NetSendQueue(QueueHandle handle, DmaBuffer memory,
+                           const NetClient::Options& options)
+    : NetQueue(std::move(handle), std::move(memory),
+               options.max_frame + kNetHeaderSize),
+      slots_(options.send_depth) {
+  free_.reserve(options.send_depth);
+  for (uint32_t slot = options.send_depth; slot != 0; --slot) {
+    free_.push_back(slot - 1);
+  }
+}
+
+absl::Status NetSendQueue::send(std::span<const std::byte> frame,
+                                uint64_t cookie) {
+  VHOST_RETURN_IF_ERROR(failure_);
+  if (free_.empty()) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat(in_flight_, " frames under way: poll first"));
+  }
+  const uint32_t slot = free_.back();
+  SplitVirtqueue::Request request = ring_.begin(1, slot);
+  if (!request.ok()) return request.status();
+  const DmaSpan to = buffer(slot);
+  // A header of zeros: no offload, nothing left to do.
+  std::memset(to.data, 0, kNetHeaderSize);
+  std::memcpy(to.data + kNetHeaderSize, frame.data(), frame.size());
+  VHOST_RETURN_IF_ERROR(request.add_readable(
+      to.gpa, static_cast<uint32_t>(kNetHeaderSize + frame.size())));
+  VHOST_RETURN_IF_ERROR(request.submit());
+  free_.pop_back();
+  slots_[slot] = {cookie, true};
+  ++in_flight_;
+  return absl::OkStatus();
+}
+
+size_t NetSendQueue::poll(std::span<NetSent> out) {
+  size_t count = 0;
+  while (count < out.size()) {
+    const std::optional<RingCompletion> done = next();
+    if (!done.has_value()) break;
+    const auto slot = static_cast<uint32_t>(done->cookie);
+    out[count++] = {slots_[slot].cookie, absl::OkStatus()};
+    slots_[slot].in_flight = false;
+    free_.push_back(slot);
+    --in_flight_;
+  }
+  if (failure_.ok()) return count;
+  for (; failed_slot_ < slots_.size() && count < out.size(); ++failed_slot_) {
+    Slot& slot = slots_[failed_slot_];
+    if (!slot.in_flight) continue;
+    slot.in_flight = false;
+    --in_flight_;
+    out[count++] = {slot.cookie, failure_};
+  }
+  return count;
+}
+
+// ---------------------------------------------------------------------------
+
+absl::StatusOr<std::unique_ptr<NetReceiveQueue>> NetReceiveQueue::create(
+    DmaMemory& memory, QueueHandle handle, const NetClient::Options& options,
+    bool mergeable) {
+  absl::StatusOr<DmaBuffer> buffers =
+      allocate(memory, handle, options.buffers, options.buffer_size);
+  if (!buffers.ok()) return buffers.status();
+  std::unique_ptr<NetReceiveQueue> out(new NetReceiveQueue(
+      std::move(handle), *std::move(buffers), options, mergeable));
+  for (uint64_t slot = 0; slot < options.buffers; ++slot) {
+    VHOST_RETURN_IF_ERROR(out->offer(slot));
+  }
+  return out;
+}
+
+NetReceiveQueue::NetReceiveQueue(QueueHandle handle, DmaBuffer memory,
+                                 const NetClient::Options& options,
+                                 bool mergeable)
+    : NetQueue(std::move(handle), std::move(memory), options.buffer_size),
+      buffers_(options.buffers),
+      mergeable_(mergeable) {}
+
+absl::Status NetReceiveQueue::offer(uint64_t slot) {
+  SplitVirtqueue::Request request = ring_.begin(1, slot);
+  if (!request.ok()) return request.status();
+  VHOST_RETURN_IF_ERROR(request.add_writable(buffer(slot).gpa, buffer_size_));
+  return request.submit();
+}
+
+size_t NetReceiveQueue::receive(std::span<NetFrame> out, uint32_t pair) {
+  size_t count = 0;
+  while (count < out.size()) {
+    const std::optional<RingCompletion> first = next();
+    if (!first.has_value()) break;
+    const absl::Status whole = assemble(*first, out[count]);
+    if (!whole.ok()) {
+      failure_ = annotate(whole, name_of(handle_));
+      break;
+    }
+    out[count++].pair = pair;
+  }
+  // A kick that cannot be given shows as frames that do not arrive.
+  if (count != 0) handle_.kick().IgnoreError();
+  return count;
+}
+
+// One frame, that begins in `first`.  The device may go on writing to buffers
+// that it has handed back: every byte is read once.
+absl::Status NetReceiveQueue::assemble(const RingCompletion& first,
+                                       NetFrame& out) {
+  if (first.written < kNetHeaderSize) {
+    return absl::DataLossError(
+        absl::StrCat("a frame of ", first.written, " bytes with its header"));
+  }
+  uint16_t pieces = 1;
+  if (mergeable_) {
+    std::memcpy(&pieces, buffer(first.cookie).data + kNumBuffersOffset,
+                sizeof(pieces));
+  }
+  if (pieces == 0 || pieces > buffers_) {
+    return absl::DataLossError(absl::StrCat(
+        "a frame in ", pieces, " buffers, of which there are ", buffers_));
+  }
+  out.bytes.clear();
+  append(first, kNetHeaderSize, out);
+  for (uint32_t i = 1; i < pieces; ++i) {
+    // A device hands all buffers of a frame back at once.
+    const std::optional<RingCompletion> piece = next();
+    if (!piece.has_value()) {
+      VHOST_RETURN_IF_ERROR(failure_);
+      return absl::DataLossError(absl::StrCat(
+          "a frame in ", pieces, " buffers, of which ", i, " came"));
+    }
+    append(*piece, 0, out);
+  }
+  return absl::OkStatus();
+}
+
+// The bytes of one buffer behind `skip`, which is in it.
+void NetReceiveQueue::append(const RingCompletion& piece, size_t skip,
+                             NetFrame& out) {
+  const std::byte* const data = buffer(piece.cookie).data;
+  out.bytes.insert(out.bytes.end(), data + skip, data + piece.written);
+  // Only a ring that has ended refuses, which next() tells.
+  offer(piece.cookie).IgnoreError();
+}
+
+}  // namespace vhost
