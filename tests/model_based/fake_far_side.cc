@@ -26,9 +26,9 @@ struct Outcome {
   absl::Status status = absl::UnknownError("not over");
 
   static Completion of(const std::shared_ptr<Outcome>& outcome) {
-    return [outcome](absl::Status status) {
+    return [outcome](absl::Status got) {
       ++outcome->calls;
-      outcome->status = std::move(status);
+      outcome->status = std::move(got);
     };
   }
 };
@@ -96,6 +96,10 @@ std::string FakeFarSide::compare(const Reference& reference,
                           queue.started ? "runs it" : "does not run it");
     }
     if (!queue.started) continue;
+    if (queue.log_used != reference.log) {
+      return absl::StrCat("vq ", vq, ": the back-end ",
+                          queue.log_used ? "logs it" : "does not log it");
+    }
     if (queue.enabled != expected.enabled) {
       return absl::StrCat("vq ", vq, ": the back-end has it ",
                           queue.enabled ? "enabled" : "disabled");
@@ -104,6 +108,10 @@ std::string FakeFarSide::compare(const Reference& reference,
       return absl::StrCat("vq ", vq, ": started at ", to_int(queue.base),
                           ", expected ", expected.base);
     }
+  }
+  if (reference.running() &&
+      ops_->backend.features->has(kFeatureLogAll) != reference.log) {
+    return "the back-end has LOG_ALL otherwise";
   }
   return reference.told_memory ? compare_memory(memory) : "";
 }

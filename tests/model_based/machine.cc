@@ -12,6 +12,7 @@ namespace vhost::model_based {
 namespace {
 
 constexpr uint16_t kMostOffered = 64;
+constexpr auto kPatience = std::chrono::seconds(10);
 
 std::string differs(absl::string_view what, absl::string_view is,
                     absl::string_view expected) {
@@ -65,6 +66,10 @@ std::string Machine::take(const Step& step) {
     case Kind::kPlug:
     case Kind::kUnplug:
       wrong = change_memory(step);
+      break;
+    case Kind::kLogOn:
+    case Kind::kLogOff:
+      wrong = change_log(step.kind == Kind::kLogOn);
       break;
     case Kind::kOffer:
     case Kind::kComplete:
@@ -229,9 +234,22 @@ std::string Machine::change_memory(const Step& step) {
     status = memory_.remove(plug_gpa(place));
   }
   if (status.ok() && far_.serves_rings()) {
-    status = context_.run_until_memory_settled(std::chrono::seconds(10));
+    status = context_.run_until_memory_settled(kPatience);
   }
   return status.ok() ? "" : differs("commit", status.ToString(), "OK");
+}
+
+std::string Machine::change_log(bool on) {
+  reference_.log = on;
+  absl::Status status;
+  if (on) {
+    status = context_.listener().log_global_start();
+  } else {
+    context_.listener().log_global_stop();
+  }
+  far_.settle();
+  if (status.ok()) status = context_.run_until_log_settled(kPatience);
+  return status.ok() ? "" : differs("log", status.ToString(), "OK");
 }
 
 void Machine::move_ring(const Step& step) {
@@ -334,6 +352,12 @@ std::string Machine::interrupted(const Interrupted& how) {
   write_rings();
   reference_.state = DeviceState::kReady;
   reference_.told_memory = false;
+  // What a change of memory or log met with in there is not the next one's
+  // error.
+  context_.run_until_memory_settled(kPatience).IgnoreError();
+  context_.run_until_log_settled(kPatience).IgnoreError();
+  // A log that the device was disturbed in is not tried again.
+  if (std::string log = change_log(false); wrong.empty()) wrong = log;
   far_.settle();
   reference_.losses = static_cast<int>(events_.broken_with.size());
   for (uint32_t vq = 0; vq < kQueues; ++vq) {
@@ -354,6 +378,9 @@ std::string Machine::compare() {
                    absl::StrCat(reference_.losses));
   }
   if (!events_.refused_memory.empty()) return "memory was refused";
+  if (dev_->logging() != (reference_.running() && reference_.log)) {
+    return dev_->logging() ? "the device logs" : "the device does not log";
+  }
   for (uint32_t vq = 0; vq < kQueues; ++vq) {
     if (std::string wrong = compare_queue(vq); !wrong.empty()) {
       return absl::StrCat("vq ", vq, ": ", wrong);

@@ -89,7 +89,7 @@ class Machine {
   static constexpr uint64_t kRam = 1 << 20;
   static constexpr uint64_t kPlugSize = 1 << 16;
   static constexpr uint64_t plug_gpa(uint32_t place) {
-    return (uint64_t{place} + 2) << 24;
+    return (uint64_t{place} + 2) << 26;  // Farther than a log of one page.
   }
 
   void make_device();
@@ -99,6 +99,7 @@ class Machine {
   std::string stop_some(const Step& step);
   std::string use_config(const Step& step);
   std::string change_memory(const Step& step);
+  std::string change_log(bool on);
   std::string change_mask(const Step& step);
   void move_ring(const Step& step);
   std::string make_requests(const Step& step);

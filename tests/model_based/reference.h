@@ -41,6 +41,7 @@ struct Reference {
   std::set<uint32_t> plugs;
   uint8_t config = 0;
   bool told_memory = false;  // The back-end has a memory table.
+  bool log = false;          // The dirty log is on.
   int losses = 0;            // What the VMM heard of as broken().
 
   // The codes of operations, and what they do to all of the above.

@@ -141,6 +141,10 @@ std::string SocketFarSide::compare(const Reference& reference,
           "vq ", vq, ": the back-end has it otherwise: ", model_->trouble());
     }
   }
+  if (reference.running() &&
+      model_->accepted_features().has(kFeatureLogAll) != reference.log) {
+    return "the back-end has LOG_ALL otherwise";
+  }
   const size_t expected = reference.told_memory ? memory.sections().size() : 0;
   if (!turn_until([&] { return model_->memory_regions() == expected; })) {
     return absl::StrCat("the back-end has ", model_->memory_regions(),

@@ -31,6 +31,8 @@ constexpr std::array<Named, kKinds> kNamed = {{
     {Kind::kUnmask, "unmask", 5},
     {Kind::kPlug, "plug", 6},
     {Kind::kUnplug, "unplug", 5},
+    {Kind::kLogOn, "log on", 3},
+    {Kind::kLogOff, "log off", 3},
     {Kind::kOffer, "offer", 8},
     {Kind::kComplete, "complete", 9},
     {Kind::kStick, "stick", 2},
@@ -102,6 +104,8 @@ std::string to_string(const Step& step) {
     case Kind::kForceStop:
     case Kind::kReset:
     case Kind::kGetConfig:
+    case Kind::kLogOn:
+    case Kind::kLogOff:
     case Kind::kDisconnect:
       return out;
     case Kind::kStop:

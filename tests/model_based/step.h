@@ -33,6 +33,9 @@ enum class Kind : uint8_t {
   // Guest memory: `queue` is the place.
   kPlug,
   kUnplug,
+  // The dirty log of all devices.
+  kLogOn,
+  kLogOff,
   // The guest and the back-end, on a ring.
   kOffer,     // value: requests that become available.
   kComplete,  // value: of those, at most so many are completed.

@@ -125,7 +125,7 @@ class KilledDisk : public TestWithParam<std::tuple<DiskServer, uint32_t>> {
       ASSERT_TRUE(writer_->submit_all());
       writer_->wait();
     }
-    daemon_->signal(SIGSTOP);
+    daemon_->freeze();
     ASSERT_TRUE(writer_->submit_all());
     ASSERT_TRUE(disk_->client().kick().ok());
     daemon_->signal(SIGKILL);

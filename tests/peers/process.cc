@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <cerrno>
 #include <csignal>
 #include <cstdlib>
 #include <filesystem>
@@ -113,6 +114,17 @@ void Process::signal(int number) {
   if (!exit_.has_value()) ::kill(pid_, number);
 }
 
+void Process::freeze() {
+  signal(SIGSTOP);
+  if (exit_.has_value()) return;
+  // The signal alone only begins it: other threads run on for a moment.
+  siginfo_t info = {};
+  while (::waitid(P_PID, static_cast<id_t>(pid_), &info,
+                  WSTOPPED | WEXITED | WNOWAIT) != 0 &&
+         errno == EINTR) {
+  }
+}
+
 std::optional<int> Process::wait(Duration timeout) {
   if (exit_.has_value()) return exit_;
   pollfd ended = {.fd = pidfd_.get(), .events = POLLIN, .revents = 0};
@@ -125,6 +137,9 @@ std::optional<int> Process::wait(Duration timeout) {
 
 std::string find_program(const std::string& program) {
   namespace fs = std::filesystem;
+  if (program.find('/') != program.npos) {
+    return ::access(program.c_str(), X_OK) == 0 ? program : "";
+  }
   std::error_code error;
   std::vector<std::string> folders = {
       fs::read_symlink("/proc/self/exe", error).parent_path().string()};

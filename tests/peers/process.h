@@ -53,6 +53,9 @@ class Process {
 
   void signal(int number);
 
+  // Stops it (SIGSTOP); when this returns none of it runs any more.
+  void freeze();
+
   // The exit status, or 128 + the signal it died of; nothing if it still runs
   // after `timeout`.
   std::optional<int> wait(Duration timeout);
@@ -65,7 +68,8 @@ class Process {
   std::optional<int> exit_;
 };
 
-// Where `program` is: beside this test, or on the PATH; empty if nowhere.
+// Where `program` is: beside this test, or on the PATH, unless it is a path
+// itself; empty if nowhere.
 std::string find_program(const std::string& program);
 
 // What a program that ran to its end left behind.
