@@ -42,26 +42,27 @@ if(CMAKE_CXX_FLAGS MATCHES "-fsanitize=thread")
   include(VhostdevTsan)
 endif()
 
-# What the public headers need.
+# What the public headers need of Abseil, and what the sources need besides.
+set(VHOSTDEV_ABSL any_invocable cord function_ref status statusor strings)
+set(VHOSTDEV_ABSL_PRIVATE
+    btree
+    cleanup
+    flat_hash_map
+    flat_hash_set
+    inlined_vector
+    span
+    str_format
+    synchronization
+    time)
+list(TRANSFORM VHOSTDEV_ABSL PREPEND absl:: OUTPUT_VARIABLE absl_public)
+list(TRANSFORM VHOSTDEV_ABSL_PRIVATE PREPEND absl:: OUTPUT_VARIABLE
+                                                    absl_private)
+
+# What every source of ours sees: the public headers and Abseil.
 add_library(vhostdev_contract INTERFACE)
 target_include_directories(vhostdev_contract
                            INTERFACE ${PROJECT_SOURCE_DIR}/include)
-set(VHOSTDEV_ABSL
-    absl::any_invocable
-    absl::btree
-    absl::cleanup
-    absl::flat_hash_map
-    absl::flat_hash_set
-    absl::function_ref
-    absl::inlined_vector
-    absl::span
-    absl::status
-    absl::statusor
-    absl::str_format
-    absl::strings
-    absl::synchronization
-    absl::time)
-target_link_libraries(vhostdev_contract INTERFACE ${VHOSTDEV_ABSL}
+target_link_libraries(vhostdev_contract INTERFACE ${absl_public} ${absl_private}
                                                   Threads::Threads)
 
 # vhostdev_room(NAME <room>
@@ -96,23 +97,18 @@ function(vhostdev_room)
   set_property(GLOBAL APPEND PROPERTY VHOSTDEV_ROOM_LINKS ${ARG_LINKS})
 endfunction()
 
-# Adds the rooms' folders and makes vhostdev::vhostdev of them.
-function(vhostdev_add_rooms)
-  foreach(folder IN LISTS ARGN)
-    add_subdirectory(${folder})
-  endforeach()
+# _vhostdev_library(TARGET [STATIC|SHARED]): the library of all rooms' objects.
+function(_vhostdev_library target)
   get_property(rooms GLOBAL PROPERTY VHOSTDEV_ROOMS)
   get_property(links GLOBAL PROPERTY VHOSTDEV_ROOM_LINKS)
   file(GLOB headers CONFIGURE_DEPENDS
        ${PROJECT_SOURCE_DIR}/include/vhostdev/*.h)
-
-  add_library(vhostdev)
-  add_library(vhostdev::vhostdev ALIAS vhostdev)
+  add_library(${target} ${ARGN})
   foreach(room IN LISTS rooms)
-    target_sources(vhostdev PRIVATE $<TARGET_OBJECTS:${room}>)
+    target_sources(${target} PRIVATE $<TARGET_OBJECTS:${room}>)
   endforeach()
   target_sources(
-    vhostdev
+    ${target}
     PUBLIC FILE_SET
            HEADERS
            BASE_DIRS
@@ -120,16 +116,36 @@ function(vhostdev_add_rooms)
            FILES
            ${headers})
   target_link_libraries(
-    vhostdev
-    PUBLIC ${VHOSTDEV_ABSL} Threads::Threads
-    PRIVATE ${links} $<BUILD_INTERFACE:vhostdev_warnings>)
-  target_compile_features(vhostdev PUBLIC cxx_std_20)
+    ${target}
+    PUBLIC ${absl_public} Threads::Threads
+    PRIVATE ${absl_private} ${links} $<BUILD_INTERFACE:vhostdev_warnings>)
+  target_compile_features(${target} PUBLIC cxx_std_20)
   set_target_properties(
-    vhostdev
+    ${target}
     PROPERTIES LINKER_LANGUAGE CXX
-               VERIFY_INTERFACE_HEADER_SETS ON
+               OUTPUT_NAME vhostdev
+               EXPORT_NAME vhostdev
                VERSION ${PROJECT_VERSION}
                SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR})
+endfunction()
+
+# Adds the rooms' folders and makes vhostdev::vhostdev of them, which is static
+# or shared as BUILD_SHARED_LIBS says.  With VHOSTDEV_BUILD_BOTH the same
+# objects also become vhostdev_other, which is what vhostdev is not.
+function(vhostdev_add_rooms)
+  foreach(folder IN LISTS ARGN)
+    add_subdirectory(${folder})
+  endforeach()
+  _vhostdev_library(vhostdev)
+  add_library(vhostdev::vhostdev ALIAS vhostdev)
+  set_target_properties(vhostdev PROPERTIES VERIFY_INTERFACE_HEADER_SETS ON)
+  if(VHOSTDEV_BUILD_BOTH)
+    if(BUILD_SHARED_LIBS)
+      _vhostdev_library(vhostdev_other STATIC)
+    else()
+      _vhostdev_library(vhostdev_other SHARED)
+    endif()
+  endif()
 endfunction()
 
 # Parts of "all", for a build that needs no more.
@@ -154,7 +170,8 @@ function(vhostdev_tool)
   target_link_libraries(${ARG_NAME} PRIVATE ${ARG_LIBS} vhostdev::vhostdev
                                             vhostdev_program)
   add_dependencies(all_tools ${ARG_NAME})
-  install(TARGETS ${ARG_NAME} RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+  install(TARGETS ${ARG_NAME} RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR}
+                                      COMPONENT tools)
 endfunction()
 
 # vhostdev_testing(SOURCES <file>...)

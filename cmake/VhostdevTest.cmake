@@ -13,7 +13,7 @@ if(VHOSTDEV_LIBFUZZER)
 endif()
 
 # ./run test runs these, and the labels fuzz and bench below.
-set(VHOSTDEV_LABELS unit conformance peers guest kvm migration nightly)
+set(VHOSTDEV_LABELS unit conformance peers guest kvm migration install nightly)
 
 # Sets _vhostdev_libs to what a test links: the test kit, the given libraries
 # and, if no room (vhostdev_<room>) is among them, the whole library.  Sets
@@ -44,12 +44,13 @@ target_precompile_headers(vhostdev_test_pch PRIVATE
                           ${PROJECT_SOURCE_DIR}/tests/pch.h)
 
 # vhostdev_test(NAME <binary> LABEL <label> SOURCES <file>...
-#               [LIBS <target>...] [TIMEOUT <seconds per test>])
+#               [LIBS <target>...] [TIMEOUT <seconds per test>] [SERIAL])
 #
 # A gtest binary in bin/, every test of it a ctest.  LIBS names the rooms it
-# needs (vhostdev_virtio ...); without one it gets the whole library.
+# needs (vhostdev_virtio ...); without one it gets the whole library.  SERIAL:
+# no other test runs beside one of these, which keep all processors busy.
 function(vhostdev_test)
-  cmake_parse_arguments(PARSE_ARGV 0 ARG "" "NAME;LABEL;TIMEOUT"
+  cmake_parse_arguments(PARSE_ARGV 0 ARG "SERIAL" "NAME;LABEL;TIMEOUT"
                         "SOURCES;LIBS")
   if(ARG_UNPARSED_ARGUMENTS)
     message(FATAL_ERROR "vhostdev_test ${ARG_NAME}: ${ARG_UNPARSED_ARGUMENTS}?")
@@ -78,7 +79,8 @@ function(vhostdev_test)
     TEST_PREFIX ${ARG_NAME}.
     DISCOVERY_MODE PRE_TEST
     DISCOVERY_TIMEOUT 60
-    PROPERTIES LABELS ${ARG_LABEL} TIMEOUT ${ARG_TIMEOUT})
+    PROPERTIES LABELS ${ARG_LABEL} TIMEOUT ${ARG_TIMEOUT}
+               RUN_SERIAL ${ARG_SERIAL})
 endfunction()
 
 # vhostdev_fuzz(NAME <binary> SOURCES <file>... CORPUS <folder>

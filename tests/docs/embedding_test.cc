@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The code of README.md and docs/embedding.md, compiled and run against a model
-// back-end.  tests/docs/snippets.py holds the pages against the parts between
-// "// [name]" and "// [end]".
+// The code of README.md and docs/embedding.md, which is that of
+// docs/examples/embed, run against a model back-end.  tests/docs/snippets.py
+// holds the pages against the parts between "// [name]" and "// [end]".
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -12,80 +12,16 @@
 #include <thread>
 #include <utility>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
+#include "docs/examples/embed/disk.h"
+#include "docs/examples/embed/vm.h"
+#include "docs/examples/embed/vm_disk.h"
 #include "vhostdev/event_loop.h"
-#include "vhostdev/memory.h"
+#include "vhostdev/features.h"
 #include "vhostdev/status.h"
-#include "vhostdev/testing/fake_vmm.h"
 #include "vhostdev/testing/model_backend.h"
 #include "vhostdev/testing/model_blk.h"
-#include "vhostdev/vhost_context.h"
-#include "vhostdev/vhost_dev.h"
-#include "vhostdev/vhost_user.h"
-
-// The VMM's own side: a virtio-blk device with four queues.
-struct VmDisk final : vhost::VirtioDevice,
-                      vhost::NotifierBinding,
-                      vhost::BackendEvents {
-  vhost::testing::FakeVirtioDevice device{{.queues = 4, .num = 128}};
-  vhost::testing::FakeNotifierBinding notifiers;
-  std::optional<absl::Status> lost;
-
-  uint32_t device_id() const override { return device.device_id(); }
-  vhost::VirtqueueConfig queue(vhost::QueueIndex vq) const override {
-    return device.queue(vq);
-  }
-
-  absl::Status bind_kicks(std::span<const vhost::KickBinding> kicks) override {
-    return notifiers.bind_kicks(kicks);
-  }
-  void unbind_kicks(std::span<const vhost::QueueIndex> queues) override {
-    notifiers.unbind_kicks(queues);
-  }
-  absl::Status bind_calls(std::span<const vhost::CallBinding> calls) override {
-    return notifiers.bind_calls(calls);
-  }
-  void unbind_calls(std::span<const vhost::VectorIndex> vectors) override {
-    notifiers.unbind_calls(vectors);
-  }
-  void mask(vhost::VectorIndex vector) override { notifiers.mask(vector); }
-  void unmask(vhost::VectorIndex vector) override { notifiers.unmask(vector); }
-  void raise(vhost::VectorIndex vector) override { notifiers.raise(vector); }
-
-  void broken(const absl::Status& why) override { lost = why; }
-};
-
-// [disk]
-class Disk {
- public:
-  Disk(vhost::VhostContext& vm, const std::string& socket, VmDisk& device)
-      : dev_(vm, vhost::make_vhost_user_ops(vhost::ConnectTo{socket}), device,
-             device, device, /*services=*/nullptr, options()) {}
-
-  void plug(vhost::Completion done) { dev_.init(std::move(done)); }
-
-  // The guest's driver set DRIVER_OK, having accepted `features`.
-  void driver_ok(vhost::FeatureSet features, vhost::Completion done) {
-    const absl::Status status = dev_.ack_features(features, features);
-    status.ok() ? dev_.start(std::move(done)) : done(status);
-  }
-
-  void pause(vhost::Completion done) {
-    dev_.stop(vhost::StopReason::kVmPause, std::move(done));
-  }
-
- private:
-  static vhost::VhostDev::Options options() {
-    vhost::VhostDev::Options options;
-    options.name = "disk0";
-    options.queues = vhost::QueueMap::identity(4);
-    options.config_size = 60;
-    return options;
-  }
-
-  vhost::VhostDev dev_;
-};
-// [end]
 
 namespace {
 
@@ -96,28 +32,6 @@ std::string socket_path() {
   return ::testing::TempDir() + "vhostdev-embedding-" +
          std::to_string(::getpid()) + ".sock";
 }
-
-// [vm]
-// What one virtual machine has: a loop, its memory, its vhost devices' context.
-struct Vm {
-  std::unique_ptr<vhost::EpollEventLoop> loop =
-      *vhost::EpollEventLoop::create();
-  vhost::AddressSpace memory;
-  vhost::VhostContext context{*loop, memory};
-
-  absl::Status plug_ram(uint64_t gpa, uint64_t size) {
-    auto region = vhost::MemoryRegion::create_memfd("ram", size);
-    if (!region.ok()) return region.status();
-    vhost::MemorySection section;
-    section.gpa = gpa;
-    section.size = (*region)->size();
-    section.region = *std::move(region);
-    // Every device could take it?  Ask before the guest sees it.
-    VHOST_RETURN_IF_ERROR(context.can_add(section));
-    return memory.add(std::move(section));
-  }
-};
-// [end]
 
 class Embedding : public ::testing::Test {
  protected:
