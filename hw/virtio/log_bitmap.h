@@ -2,6 +2,7 @@
 #ifndef HW_VIRTIO_LOG_BITMAP_H_
 #define HW_VIRTIO_LOG_BITMAP_H_
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -96,6 +97,9 @@ class LogBitmap {
 struct VhostLog::Impl {
   using Bitmap = std::shared_ptr<LogBitmap>;
 
+  // Whether the log is on.  One load: every change of memory asks.
+  bool active() const { return active_.load(std::memory_order_acquire); }
+
   // Where devices are to log; null while the log is off.
   Bitmap current() const;
 
@@ -117,6 +121,7 @@ struct VhostLog::Impl {
   mutable absl::Mutex mutex_;
   Bitmap current_ ABSL_GUARDED_BY(mutex_);
   std::vector<Bitmap> replaced_ ABSL_GUARDED_BY(mutex_);
+  std::atomic<bool> active_ = false;  // Written under mutex_.
 };
 
 }  // namespace vhost

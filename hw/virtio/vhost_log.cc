@@ -26,6 +26,7 @@ void VhostLog::Impl::replace(Bitmap next) {
   {
     const absl::MutexLock lock(&mutex_);
     std::swap(current_, next);
+    active_.store(current_ != nullptr, std::memory_order_release);
     if (next != nullptr) replaced_.push_back(std::move(next));
   }
   tidy();
@@ -50,12 +51,13 @@ void VhostLog::Impl::stop() {
   const absl::MutexLock lock(&mutex_);
   done.swap(replaced_);
   done.push_back(std::exchange(current_, nullptr));
+  active_.store(false, std::memory_order_release);
 }
 
 VhostLog::VhostLog() : impl_(std::make_unique<Impl>()) {}
 VhostLog::~VhostLog() = default;
 
-bool VhostLog::active() const { return impl_->current() != nullptr; }
+bool VhostLog::active() const { return impl_->active(); }
 
 uint64_t VhostLog::size() const {
   const Impl::Bitmap bitmap = impl_->current();
