@@ -33,8 +33,8 @@ class BackendChannel {
    public:
     virtual ~Host() = default;
     virtual void on_config_changed() = 0;
-    virtual void on_vring_call(BackendQueue vq) = 0;
-    virtual void on_vring_error(BackendQueue vq) = 0;
+    virtual absl::Status on_vring_call(BackendQueue vq) = 0;
+    virtual absl::Status on_vring_error(BackendQueue vq) = 0;
     // Finds the translation and sends it on the main channel, without waiting
     // for the answer there.
     virtual absl::Status on_iotlb_miss(uint64_t iova, IotlbAccess access) = 0;

@@ -45,12 +45,8 @@ absl::Status BackendChannel::dispatch(BackendRequest id, Bytes payload,
     case BackendRequest::kVringErr: {
       const absl::StatusOr<BackendQueue> vq = in_band_queue(payload);
       if (!vq.ok()) return vq.status();
-      if (id == BackendRequest::kVringCall) {
-        host_->on_vring_call(*vq);
-      } else {
-        host_->on_vring_error(*vq);
-      }
-      return absl::OkStatus();
+      return id == BackendRequest::kVringCall ? host_->on_vring_call(*vq)
+                                              : host_->on_vring_error(*vq);
     }
     case BackendRequest::kSharedObjectAdd:
     case BackendRequest::kSharedObjectRemove:

@@ -51,6 +51,14 @@ absl::Status encode(const CheckDeviceState& verb, const Session& session,
                     Batch& batch);
 absl::Status encode(const SetMtu& verb, const Session& session, Batch& batch);
 absl::Status encode(const SendRarp& verb, const Session& session, Batch& batch);
+absl::Status encode(const KickQueues& verb, const Session& session,
+                    Batch& batch);
+absl::Status encode(const GetHostNotifiers& verb, const Session& session,
+                    Batch& batch);
+absl::Status encode(const ResetOwner& verb, const Session& session,
+                    Batch& batch);
+absl::Status encode(const SetGuestCid& verb, const Session& session,
+                    Batch& batch);
 
 // Memory of a Configure or an UpdateMemory, in two halves: the check, and the
 // requests.

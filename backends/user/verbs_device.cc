@@ -152,4 +152,23 @@ absl::Status encode(const SendRarp& verb, const Session& session,
   return absl::OkStatus();
 }
 
+absl::Status encode(const KickQueues&, const Session&, Batch&) {
+  return absl::UnimplementedError("in-band kicks");
+}
+
+// Areas come unasked, on the back-end channel.
+absl::Status encode(const GetHostNotifiers&, const Session&, Batch&) {
+  return absl::UnimplementedError("host notifiers");
+}
+
+// The message exists, and back-ends disagree about what it does; the
+// specification has deprecated it.
+absl::Status encode(const ResetOwner&, const Session&, Batch&) {
+  return absl::UnimplementedError("RESET_OWNER");
+}
+
+absl::Status encode(const SetGuestCid&, const Session&, Batch&) {
+  return absl::UnimplementedError("guest CID");
+}
+
 }  // namespace vhost::user

@@ -301,12 +301,14 @@ void VhostUserOps::on_config_changed() {
   if (sink_ != nullptr) sink_->on_config_changed();
 }
 
-void VhostUserOps::on_vring_call(BackendQueue vq) {
-  if (sink_ != nullptr) sink_->on_vring_call(vq);
+absl::Status VhostUserOps::on_vring_call(BackendQueue vq) {
+  if (sink_ == nullptr) return absl::UnavailableError("no device");
+  return sink_->on_vring_call(vq);
 }
 
-void VhostUserOps::on_vring_error(BackendQueue vq) {
-  if (sink_ != nullptr) sink_->on_vring_error(vq);
+absl::Status VhostUserOps::on_vring_error(BackendQueue vq) {
+  if (sink_ == nullptr) return absl::UnavailableError("no device");
+  return sink_->on_vring_error(vq);
 }
 
 BackendServices& VhostUserOps::services() {

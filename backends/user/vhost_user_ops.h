@@ -55,8 +55,8 @@ class VhostUserOps final : public VhostOps,
 
   // BackendChannel::Host
   void on_config_changed() override;
-  void on_vring_call(BackendQueue vq) override;
-  void on_vring_error(BackendQueue vq) override;
+  absl::Status on_vring_call(BackendQueue vq) override;
+  absl::Status on_vring_error(BackendQueue vq) override;
   absl::Status on_iotlb_miss(uint64_t iova, IotlbAccess access) override;
   absl::Status on_host_notifier(BackendQueue vq,
                                 HostNotifierArea area) override;

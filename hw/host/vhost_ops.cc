@@ -34,6 +34,10 @@ absl::string_view verb_name(const Verb& verb) {
           "CheckDeviceState",
           "SetMtu",
           "SendRarp",
+          "KickQueues",
+          "GetHostNotifiers",
+          "ResetOwner",
+          "SetGuestCid",
       };
   static_assert(!kNames.back().empty(), "a verb has no name");
   return kNames[verb.index()];

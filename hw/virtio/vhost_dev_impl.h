@@ -109,8 +109,8 @@ class VhostDev::Impl final : public BackendSink,
 
   // -- BackendSink ---------------------------------------------------------
   void on_config_changed() override;
-  void on_vring_call(BackendQueue vq) override;
-  void on_vring_error(BackendQueue vq) override;
+  absl::Status on_vring_call(BackendQueue vq) override;
+  absl::Status on_vring_error(BackendQueue vq) override;
   void on_lost(const absl::Status& why) override;
   BackendServices& services() override { return services_; }
 

@@ -305,17 +305,24 @@ void VhostDev::Impl::pump(MonotonicTime deadline) {
   pump_once(deadline);
 }
 
-void VhostDev::Impl::on_vring_call(BackendQueue vq) {
+absl::Status VhostDev::Impl::on_vring_call(BackendQueue vq) {
   const Queue* queue = find(vq);
-  if (queue == nullptr || dead_) return;
+  if (queue == nullptr || dead_) {
+    return absl::InvalidArgumentError(absl::StrCat("no vq ", to_int(vq)));
+  }
   const EventNotifier* call = interrupts_.notifier(queue->index);
   // A notifier that cannot take one more signal is set already.
   if (call != nullptr) static_cast<void>(call->signal());
+  return absl::OkStatus();
 }
 
-void VhostDev::Impl::on_vring_error(BackendQueue vq) {
+absl::Status VhostDev::Impl::on_vring_error(BackendQueue vq) {
   const Queue* queue = find(vq);
-  if (queue != nullptr) events_.vring_error(queue->index);
+  if (queue == nullptr) {
+    return absl::InvalidArgumentError(absl::StrCat("no vq ", to_int(vq)));
+  }
+  events_.vring_error(queue->index);
+  return absl::OkStatus();
 }
 
 void VhostDev::Impl::on_lost(const absl::Status& why) {

@@ -49,6 +49,9 @@ struct BackendTraits {
   bool per_queue_stop = true;         // One queue of a running device may stop.
   bool may_block = false;             // Verbs may take long: see Executor.
   bool has_config_interrupt = false;  // SetConfigCall works (vDPA).
+  // Guest memory is pinned for as long as the back-end has it: pages that the
+  // VMM discards meanwhile are not the ones the device uses (vDPA).
+  bool pins_memory = false;
   BaseAfterStop base_after_stop = BaseAfterStop::kMayBeUndrained;
   ResumeMode resume = ResumeMode::kResetAndReplay;
 
@@ -63,8 +66,12 @@ struct BackendTraits {
   bool has_inflight = false;         // (open)
   bool has_device_state = false;     // (open)
   bool has_backend_channel = false;  // (open)
-  bool acks_requests = false;        // (open) Each request's refusal is known.
-  uint64_t protocol_features = 0;    // (open) vhost-user: in use.
+  bool has_iotlb = false;  // (open) Works behind an IOMMU: asks, UpdateIotlb.
+  bool logs_behind_iommu = true;       // The log works behind an IOMMU too.
+  bool has_host_notifiers = false;     // (open) GetHostNotifiers works.
+  bool in_band_notifications = false;  // (open) NotifyMode::kInBand works.
+  bool acks_requests = false;      // (open) Each request's refusal is known.
+  uint64_t protocol_features = 0;  // (open) vhost-user: in use.
   uint64_t offered_protocol_features = 0;  // (open) vhost-user: offered.
 };
 
@@ -110,6 +117,16 @@ struct LogArea {
   FdRef fd;           // Not valid: private, only for the kernel.
   uint64_t mmap_offset = 0;
   void* base = nullptr;  // In this process.
+  // Signalled when something was logged, by back-ends that can (the kernel's
+  // VHOST_SET_LOG_FD).  Not valid: nobody wants to know.
+  FdRef event;
+};
+
+// Adds (access != kNone) or invalidates one translation; `user` is where it
+// lies in this process.
+struct UpdateIotlb {
+  IotlbEntry entry;
+  uint64_t user = 0;
 };
 
 // Phase C of a start: everything before the first request may run.  Nothing in
@@ -118,6 +135,9 @@ struct Configure {
   std::optional<MemoryDiff> memory;      // From what was applied to what is.
   std::optional<InflightArea> inflight;  // SET_INFLIGHT_FD.
   std::optional<LogArea> log;
+  // Translations of the rings, behind an IOMMU: told before the rings, because
+  // a back-end may look at a ring as soon as it is told of it.
+  std::vector<UpdateIotlb> iotlb;
   // NUM, BASE, ADDR, CALL, ERR of each; KICK belongs to Go.
   std::vector<VringSetup> queues;
 };
@@ -211,11 +231,27 @@ struct SetConfigCall {
   NotifyRef call;
 };
 
-// Adds (access != kNone) or invalidates one translation; `user` is where it
-// lies in this process.
-struct UpdateIotlb {
-  IotlbEntry entry;
-  uint64_t user = 0;
+// Signals kicks in band, where traits.in_band_notifications, of queues whose
+// kick is NotifyRef::in_band().  vhost-user: VRING_KICK.
+struct KickQueues {
+  std::vector<BackendQueue> queues;
+};
+
+// The pages a guest may write to in order to kick these queues without the VMM,
+// where traits.has_host_notifiers (the reply: BatchResult::host_notifiers).
+// vDPA: a page of the device's file for each queue.
+struct GetHostNotifiers {
+  std::vector<BackendQueue> queues;
+};
+
+// Gives up the ownership of the device, and with it everything it was told: it
+// is as after its first open.  Never part of a sequence.
+struct ResetOwner {};
+
+// Vsock devices: the guest's context id, from 3 up.  Before the first Go.
+// kAborted: the kernel refuses it; in use by another guest, for example.
+struct SetGuestCid {
+  uint64_t cid = 0;
 };
 
 enum class StateDirection : uint8_t { kSave = 0, kLoad = 1 };
@@ -242,7 +278,8 @@ using Verb = std::variant<
     Open, SetFeatures, GetInflight, Configure, Go, DriverOk, Quiesce, Harvest,
     Resume, ResetStatus, ResetDevice, SetQueuesEnabled, UpdateMemory, SetCalls,
     SetLog, SetRingLogging, GetConfig, SetConfig, SetConfigCall, UpdateIotlb,
-    SetDeviceStateFd, CheckDeviceState, SetMtu, SendRarp>;
+    SetDeviceStateFd, CheckDeviceState, SetMtu, SendRarp, KickQueues,
+    GetHostNotifiers, ResetOwner, SetGuestCid>;
 
 // "Configure", "Go", ...
 absl::string_view verb_name(const Verb& verb);
@@ -259,7 +296,8 @@ enum class StepKind : uint8_t {
   kMemoryAdd,     // index: into MemoryDiff::added.
   kInflight,
   kLog,
-  kNum,  // From here on index: the back-end queue.
+  kIotlb,  // index: into Configure::iotlb; UpdateIotlb: 0.
+  kNum,    // From here on index: the back-end queue.
   kBase,
   kAddr,
   kCall,
@@ -294,6 +332,9 @@ struct BatchResult {
   std::vector<std::byte> bytes;                 // Open, GetConfig.
   InflightArea inflight;                        // GetInflight.
   UniqueFd fd;                                  // SetDeviceStateFd.
+  // GetHostNotifiers, in the order asked; without a descriptor: that queue has
+  // none.
+  std::vector<HostNotifierArea> host_notifiers;
 };
 
 // ---------------------------------------------------------------------------
@@ -365,8 +406,11 @@ class BackendSink {
   virtual ~BackendSink() = default;
 
   virtual void on_config_changed() = 0;
-  virtual void on_vring_call(BackendQueue vq) = 0;   // In-band notification.
-  virtual void on_vring_error(BackendQueue vq) = 0;  // In-band notification.
+  // In-band notifications.  kInvalidArgument: there is no such queue, or it
+  // was not told to notify in band; a back-end that asked for an answer gets
+  // it.
+  virtual absl::Status on_vring_call(BackendQueue vq) = 0;
+  virtual absl::Status on_vring_error(BackendQueue vq) = 0;
   // The connection is gone; pending verbs have completed.  Told once per Open.
   virtual void on_lost(const absl::Status& why) = 0;
   // To be answered inline: the peer may be waiting.

@@ -64,6 +64,10 @@ class FakeBackend::Run {
   void operator()(const CheckDeviceState&) { no_such_verb("device state"); }
   void operator()(const SetMtu& verb);
   void operator()(const SendRarp&);
+  void operator()(const KickQueues&) { no_such_verb("in-band kicks"); }
+  void operator()(const GetHostNotifiers&) { no_such_verb("host notifiers"); }
+  void operator()(const ResetOwner&) { no_such_verb("reset of the owner"); }
+  void operator()(const SetGuestCid&) { no_such_verb("guest CID"); }
 
  private:
   // Does `body` as `step` unless the test planned something else for it.

@@ -48,8 +48,14 @@ class CountingSink final : public BackendSink {
   std::vector<absl::Status> lost;
 
   void on_config_changed() override { ++config_changes; }
-  void on_vring_call(BackendQueue vq) override { calls.push_back(vq); }
-  void on_vring_error(BackendQueue vq) override { errors.push_back(vq); }
+  absl::Status on_vring_call(BackendQueue vq) override {
+    calls.push_back(vq);
+    return absl::OkStatus();
+  }
+  absl::Status on_vring_error(BackendQueue vq) override {
+    errors.push_back(vq);
+    return absl::OkStatus();
+  }
   void on_lost(const absl::Status& why) override { lost.push_back(why); }
   BackendServices& services() override { return services_; }
 

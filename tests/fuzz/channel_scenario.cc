@@ -28,8 +28,14 @@ class Host final : public BackendChannel::Host, public BackendServices {
   explicit Host(std::set<std::string>* served) : served_(served) {}
 
   void on_config_changed() override { served_->insert("config"); }
-  void on_vring_call(BackendQueue) override { served_->insert("call"); }
-  void on_vring_error(BackendQueue) override { served_->insert("error"); }
+  absl::Status on_vring_call(BackendQueue) override {
+    served_->insert("call");
+    return absl::OkStatus();
+  }
+  absl::Status on_vring_error(BackendQueue) override {
+    served_->insert("error");
+    return absl::OkStatus();
+  }
   absl::Status on_iotlb_miss(uint64_t iova, IotlbAccess) override {
     return note("miss", iova);
   }

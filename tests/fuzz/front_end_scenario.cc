@@ -209,8 +209,10 @@ class Peer {
 class Sink final : public BackendSink, public BackendServices {
  public:
   void on_config_changed() override {}
-  void on_vring_call(BackendQueue) override {}
-  void on_vring_error(BackendQueue) override {}
+  absl::Status on_vring_call(BackendQueue) override { return absl::OkStatus(); }
+  absl::Status on_vring_error(BackendQueue) override {
+    return absl::OkStatus();
+  }
   void on_lost(const absl::Status&) override { ++lost; }
   BackendServices& services() override { return *this; }
 

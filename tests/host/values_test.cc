@@ -174,7 +174,7 @@ TEST(VerbName, IsDifferentForEveryVerb) {
   EXPECT_EQ(verb_name(Open{}), "Open");
   EXPECT_EQ(verb_name(Configure{}), "Configure");
   EXPECT_EQ(verb_name(SetConfigCall{}), "SetConfigCall");
-  EXPECT_EQ(verb_name(SendRarp{}), "SendRarp");
+  EXPECT_EQ(verb_name(SetGuestCid{}), "SetGuestCid");
 }
 
 TEST(Pending, DisarmsTheCompletionWhenDestroyed) {

@@ -32,11 +32,11 @@ class FakeHost final : public BackendChannel::Host, public BackendServices {
   absl::Status answer;
 
   void on_config_changed() override { journal.emplace_back("config changed"); }
-  void on_vring_call(BackendQueue vq) override {
-    journal.push_back(absl::StrCat("call ", to_int(vq)));
+  absl::Status on_vring_call(BackendQueue vq) override {
+    return note(absl::StrCat("call ", to_int(vq)));
   }
-  void on_vring_error(BackendQueue vq) override {
-    journal.push_back(absl::StrCat("error ", to_int(vq)));
+  absl::Status on_vring_error(BackendQueue vq) override {
+    return note(absl::StrCat("error ", to_int(vq)));
   }
   absl::Status on_iotlb_miss(uint64_t iova, IotlbAccess access) override {
     return note(absl::StrCat("miss ", iova, " ", static_cast<int>(access)));

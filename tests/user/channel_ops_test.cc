@@ -39,8 +39,10 @@ class Sink final : public BackendSink, public BackendServices {
   std::vector<uint64_t> asked;
 
   void on_config_changed() override { ++config_changes; }
-  void on_vring_call(BackendQueue) override {}
-  void on_vring_error(BackendQueue) override {}
+  absl::Status on_vring_call(BackendQueue) override { return absl::OkStatus(); }
+  absl::Status on_vring_error(BackendQueue) override {
+    return absl::OkStatus();
+  }
   void on_lost(const absl::Status& why) override { lost.push_back(why); }
   BackendServices& services() override { return *this; }
   absl::StatusOr<IotlbEntry> translate(uint64_t iova,

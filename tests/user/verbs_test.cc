@@ -439,6 +439,10 @@ TEST(UnnegotiatedVerbs, SendNothing) {
   verbs.emplace_back(CheckDeviceState{});
   verbs.emplace_back(SetMtu{1500});
   verbs.emplace_back(SendRarp{});
+  verbs.emplace_back(KickQueues{});
+  verbs.emplace_back(GetHostNotifiers{});
+  verbs.emplace_back(ResetOwner{});
+  verbs.emplace_back(SetGuestCid{3});
   for (Verb& verb : verbs) {
     const std::string name(verb_name(verb));
     EXPECT_EQ(rig.code(std::move(verb)), absl::StatusCode::kUnimplemented)
