@@ -57,11 +57,11 @@ class HowItEnds(unittest.TestCase):
                          (128 + 11, b"", b""))
 
     def test_a_program_that_hangs_is_124_and_what_it_said_is_kept(self):
-        result = run("-t", "20", PROBE, "hang")
+        result = run("-t", "5", PROBE, "hang")
         self.assertEqual(result.returncode, 124)
         self.assertEqual(result.stdout, b"before\n")
         self.assertTrue(result.stderr.endswith(
-            b"run-in-guest: not done after 20 s\n"), result.stderr[-2000:])
+            b"run-in-guest: not done after 5 s\n"), result.stderr[-2000:])
 
     def test_a_kernel_that_dies_is_125_and_its_log_is_shown(self):
         result = run(PROBE, "panic")
@@ -69,6 +69,13 @@ class HowItEnds(unittest.TestCase):
         self.assertIn(b"Kernel panic", result.stderr)
         self.assertIn(b"run-in-guest: the guest died without a word",
                       result.stderr)
+
+    def test_a_guest_that_does_not_boot_is_125(self):
+        result = run("-r", "32", PROBE, "devices")  # MiB: less than it needs.
+        self.assertEqual(result.returncode, 125)
+        self.assertTrue(result.stderr.endswith(
+            b"run-in-guest: the guest did not boot, 3 times\n"),
+            result.stderr[-2000:])
 
 
 class WhatIsMissing(unittest.TestCase):
