@@ -31,8 +31,7 @@ class VdpaOps : public ::testing::Test {
   VdpaOps() { make_ops(); }
 
   void make_ops() {
-    ops_ = std::make_unique<VhostVdpaOps>(
-        VdpaOptions{.path = "vdpa", .open = device_.opener()});
+    ops_ = std::make_unique<VhostVdpaOps>(options_, device_.opener());
     ops_->attach(nullptr, &sink_);
   }
   absl::Status do_verb(Verb verb) {
@@ -46,6 +45,7 @@ class VdpaOps : public ::testing::Test {
     ASSERT_EQ(do_verb(DriverOk{}), absl::OkStatus());
   }
 
+  VhostVdpaOptions options_;
   FakeVdpa device_{2};
   Guest guest_{2};
   CountingSink sink_;
@@ -61,21 +61,20 @@ TEST_F(VdpaOps, OpenTakesTheDeviceAndReadsWhatItIs) {
   EXPECT_EQ(device_.status, kDriverStatus);
   EXPECT_EQ(ops_->traits().max_queues, 2u);
   EXPECT_FALSE(ops_->traits().features.has(kFeatureAccessPlatform));
-  // ASID is offered and not used.
-  EXPECT_EQ(device_.accepted_backend, 0x16u);
+  EXPECT_EQ(device_.accepted_backend, device_.backend_features);
 }
 
 TEST_F(VdpaOps, TheDeviceIsOpenedOnce) {
   open();
-  VhostVdpaOps second(VdpaOptions{.path = "vdpa", .open = device_.opener()});
+  VhostVdpaOps second({}, device_.opener());
   EXPECT_EQ(drive_status(second, Open{}).code(), Code::kUnavailable);
 }
 
 TEST_F(VdpaOps, TellsADeviceThatIsNotThere) {
-  VdpaOptions options;
-  options.path = "/nonexistent/vhost-vdpa-0";
-  VhostVdpaOps ops(std::move(options));
-  EXPECT_EQ(drive_status(ops, Open{}).code(), Code::kUnavailable);
+  VhostVdpaOptions options;
+  options.device = OpenVdpaDevice{"/nonexistent/vhost-vdpa-0"};
+  const auto ops = make_vhost_vdpa_ops(std::move(options));
+  EXPECT_EQ(drive_status(*ops, Open{}).code(), Code::kUnavailable);
 }
 
 TEST_F(VdpaOps, ADeviceWithoutMessagesOfTypeTwoIsNotUsed) {
@@ -122,11 +121,12 @@ TEST_F(VdpaOps, GuestMemoryIsMappedAtItsPhysicalAddressInOneBatch) {
   open();
   ASSERT_EQ(do_verb(kFeatures), absl::OkStatus());
   ASSERT_EQ(do_verb(guest_.configure()), absl::OkStatus());
-  ASSERT_THAT(device_.kernel_maps, SizeIs(1));
-  EXPECT_EQ(device_.kernel_maps.begin()->first, Guest::kGpa);
-  EXPECT_EQ(device_.kernel_maps.begin()->second.user, guest_.table()[0].user);
-  EXPECT_EQ(device_.kernel_maps.begin()->second.perm, VHOST_ACCESS_RW);
-  EXPECT_EQ(device_.open_batches, 0u);
+  ASSERT_THAT(device_.kernel_maps(), SizeIs(1));
+  EXPECT_EQ(device_.kernel_maps().begin()->first, Guest::kGpa);
+  EXPECT_EQ(device_.kernel_maps().begin()->second.user, guest_.table()[0].user);
+  EXPECT_EQ(device_.kernel_maps().begin()->second.perm, VHOST_ACCESS_RW);
+  EXPECT_FALSE(device_.in_batch.has_value());
+  EXPECT_EQ(device_.batches, 1u);
 }
 
 TEST_F(VdpaOps, ReadOnlyMemoryIsMappedReadOnly) {
@@ -134,7 +134,7 @@ TEST_F(VdpaOps, ReadOnlyMemoryIsMappedReadOnly) {
   MemoryTableEntry rom = guest_.table()[0];
   rom.readonly = true;
   ASSERT_EQ(do_verb(UpdateMemory{diff_between({}, {rom})}), absl::OkStatus());
-  EXPECT_EQ(device_.kernel_maps.begin()->second.perm, VHOST_ACCESS_RO);
+  EXPECT_EQ(device_.kernel_maps().begin()->second.perm, VHOST_ACCESS_RO);
 }
 
 TEST_F(VdpaOps, MemoryIsRefusedEntryByEntry) {
@@ -148,7 +148,7 @@ TEST_F(VdpaOps, MemoryIsRefusedEntryByEntry) {
   EXPECT_THAT(result->applied,
               ElementsAre(Step{.kind = StepKind::kMemoryAdd, .index = 0}));
   EXPECT_THAT(result->refused, SizeIs(2));
-  EXPECT_THAT(device_.kernel_maps, SizeIs(1));
+  EXPECT_THAT(device_.kernel_maps(), SizeIs(1));
   const auto unknown =
       drive(*ops_, UpdateMemory{diff_between({entry_at(0x8000, region)}, {})});
   EXPECT_THAT(unknown->refused, SizeIs(1));
@@ -199,7 +199,7 @@ TEST_F(VdpaOps, MappingsAreThereAgainAfterAStopThatDroppedThem) {
   ASSERT_EQ(do_verb(Quiesce{guest_.all()}), absl::OkStatus());
   ASSERT_EQ(do_verb(Harvest{guest_.all()}), absl::OkStatus());
   ASSERT_EQ(do_verb(ResetStatus{}), absl::OkStatus());
-  EXPECT_THAT(device_.kernel_maps, IsEmpty());
+  EXPECT_THAT(device_.kernel_maps(), IsEmpty());
   start(/*with_memory=*/false);
   EXPECT_TRUE(device_.running(0));
 }
@@ -214,7 +214,7 @@ TEST_F(VdpaOps, MappingsThatDoNotComeBackAreTriedAgainAsAWhole) {
   ASSERT_EQ(do_verb(kFeatures), absl::OkStatus());
   const absl::Status status = do_verb(guest_.configure(/*with_memory=*/false));
   EXPECT_THAT(std::string(status.message()), HasSubstr("map again"));
-  EXPECT_THAT(device_.kernel_maps, IsEmpty());
+  EXPECT_THAT(device_.kernel_maps(), IsEmpty());
   device_.memory_lock_limit = ~uint64_t{0};
   start(/*with_memory=*/false);
   EXPECT_TRUE(device_.running(0));
@@ -228,15 +228,15 @@ TEST_F(VdpaOps, MemoryRemovedWhileStoppedIsNotMappedAgain) {
   ASSERT_EQ(do_verb(ResetStatus{}), absl::OkStatus());
   ASSERT_EQ(do_verb(UpdateMemory{diff_between(guest_.table(), {})}),
             absl::OkStatus());
-  EXPECT_THAT(device_.kernel_maps, IsEmpty());
+  EXPECT_THAT(device_.kernel_maps(), IsEmpty());
 }
 
 TEST_F(VdpaOps, PersistentMappingsAreLeftAlone) {
-  device_.backend_features |= uint64_t{1} << kVdpaBackendIotlbPersist;
+  device_.backend_features |= uint64_t{1} << kVdpaIotlbPersist;
   open();
   start();
   ASSERT_EQ(do_verb(ResetDevice{}), absl::OkStatus());
-  EXPECT_THAT(device_.device_maps, SizeIs(1));
+  EXPECT_THAT(device_.device_maps(), SizeIs(1));
 }
 
 TEST_F(VdpaOps, ConfigurationIsReadAndWritten) {
