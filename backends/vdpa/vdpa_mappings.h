@@ -66,10 +66,10 @@ class VdpaMappings {
   // A change under way.
   struct Change {
     const MemoryDiff& diff;
-    Outcome out;
-    std::vector<Mapping> going;   // Of each removal.
-    std::vector<Mapping> coming;  // Of each addition.
-    Map taken;                    // Additions that are asked of the kernel.
+    Outcome out = {};
+    std::vector<Mapping> going = {};   // Of each removal.
+    std::vector<Mapping> coming = {};  // Of each addition.
+    Map taken = {};  // Additions that are asked of the kernel.
   };
 
   void plan(Change& change);
