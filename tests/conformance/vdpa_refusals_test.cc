@@ -121,8 +121,8 @@ TEST_P(VdpaRefusals, LeaveADeviceThatStartsAgain) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Requests, VdpaRefusals, ::testing::ValuesIn(kRequests),
-                         [](const auto& info) {
-                           return std::string(info.param.name);
+                         [](const auto& test) {
+                           return std::string(test.param.name);
                          });
 
 struct Cause {
@@ -163,7 +163,7 @@ INSTANTIATE_TEST_SUITE_P(
         Cause{"Suspend", EOPNOTSUPP, VHOST_VDPA_SUSPEND, "suspended"},
         Cause{"Log", ENOTTY, VHOST_SET_LOG_BASE, "no dirty log"},
         Cause{"Unknown", ENOTTY, VHOST_VDPA_GET_AS_NUM, "unknown"}),
-    [](const auto& info) { return std::string(info.param.name); });
+    [](const auto& test) { return std::string(test.param.name); });
 
 TEST(VdpaFile, ThatIsNoVdpaDeviceIsRefused) {
   const auto info = read_vhost_vdpa_info(OpenVdpaDevice{"/dev/null"});
