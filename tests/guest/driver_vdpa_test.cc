@@ -21,7 +21,9 @@ class VdpaDriverBackend final : public DriverBackend {
       : path_(std::move(path)), class_(device_class) {}
 
   std::unique_ptr<VhostOps> connect() override {
-    return make_vhost_vdpa_ops({.device = OpenVdpaDevice{path_}});
+    VhostVdpaOptions options;
+    options.device = OpenVdpaDevice{path_};
+    return make_vhost_vdpa_ops(std::move(options));
   }
   DriverClass device_class() const override { return class_; }
   // The simulator's disk has one, its card a pair.
