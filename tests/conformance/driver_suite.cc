@@ -167,6 +167,17 @@ TEST_P(DriverConformance, ReadsTheConfigurationInOnePieceOrInSeveral) {
   EXPECT_EQ(pieces, whole);
 }
 
+TEST_P(DriverConformance, SaysWhatItIsTheSameEachTime) {
+  run_device();
+  const auto first = traffic_->identity();
+  ASSERT_TRUE(first.ok()) << first.status();
+  EXPECT_EQ(first->empty(), backend_->device_class() != DriverClass::kBlk);
+  ASSERT_EQ(exchange(1), absl::OkStatus());
+  const auto second = traffic_->identity();
+  ASSERT_TRUE(second.ok()) << second.status();
+  EXPECT_EQ(*second, *first);
+}
+
 TEST_P(DriverConformance, StopsAndStartsAgain) {
   make_driver();
   for (int i = 0; i < 3; ++i) {

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstring>
 #include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -62,6 +63,8 @@ class BlkTraffic final : public DriverTraffic {
     VHOST_RETURN_IF_ERROR(run(BlkOp::kRead, number, buffer->span(), lane));
     return check_contents({buffer->data(), kPiece}, number);
   }
+
+  absl::StatusOr<std::string> identity() override { return client_->get_id(); }
 
   absl::StatusOr<uint32_t> leave_in_flight() override {
     for (uint32_t i = 0; i < kInFlight; ++i) {

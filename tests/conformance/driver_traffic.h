@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -67,6 +68,10 @@ class DriverTraffic {
   // How often `counted_queue` of the first lane goes on with one exchange.
   virtual uint16_t requests_per_exchange() const = 0;
   virtual QueueIndex counted_queue() const { return QueueIndex{0}; }
+
+  // What only a device of the class is asked: a disk's id.  Empty where there
+  // is nothing to ask.
+  virtual absl::StatusOr<std::string> identity() { return std::string(); }
 
   // Makes requests that nobody waits for; how many of them.
   virtual absl::StatusOr<uint32_t> leave_in_flight() = 0;

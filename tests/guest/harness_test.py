@@ -13,6 +13,7 @@ import tempfile
 import unittest
 
 RUN = pathlib.Path(__file__).with_name("run-in-guest")
+CHOOSE = pathlib.Path(__file__).with_name("choose_kernel.sh")
 PROBE = ""
 
 
@@ -112,6 +113,57 @@ class WhatIsMissing(unittest.TestCase):
         self.assertEqual(result.returncode, 126)
         self.assertEqual(result.stderr, b"run-in-guest: qemu-system-x86_64 "
                          b"is not installed\n")
+
+
+class WhichKernel(unittest.TestCase):
+    """Given {package: versions}."""
+
+    COMMON = ("linux-headers-6.1.0-9-common", "linux-headers-6.1.0-9-cloud-amd64",
+              "linux-source-6.1", "linux-kbuild-6.1")
+
+    def choose(self, there):
+        lines = [f"{package} | {version} | http://mirror main"
+                 for package, versions in there.items() for version in versions]
+        return subprocess.run([CHOOSE, "6.1", "cloud-amd64"],
+                              input="\n".join(lines), capture_output=True,
+                              check=False, text=True)
+
+    def test_the_newest_with_everything_of_one_version_is_taken(self):
+        there = {package: ["6.1.99-1"] for package in self.COMMON}
+        there["linux-image-6.1.0-9-cloud-amd64"] = ["6.1.99-1"]
+        there["linux-image-6.1.0-9-cloud-amd64-unsigned"] = ["6.1.99-1"]
+        # Newer, though not in the order of the alphabet, and without kbuild.
+        there["linux-image-6.1.0-10-cloud-amd64"] = ["6.1.100-1"]
+        there["linux-headers-6.1.0-10-cloud-amd64"] = ["6.1.100-1"]
+        there["linux-headers-6.1.0-10-common"] = ["6.1.100-1"]
+        there["linux-source-6.1"] = ["6.1.99-1", "6.1.100-1", "6.1.101-1"]
+        self.assertEqual(self.choose(there).stdout,
+                         "6.1.99-1 6.1.0-9 linux-image-6.1.0-9-cloud-amd64\n")
+        there["linux-kbuild-6.1"].append("6.1.100-1")
+        self.assertEqual(self.choose(there).stdout, "6.1.100-1 6.1.0-10 "
+                         "linux-image-6.1.0-10-cloud-amd64\n")
+
+    def test_an_image_that_is_not_signed_yet_is_good_enough(self):
+        there = {package: ["6.1.99-1"] for package in self.COMMON}
+        there["linux-image-6.1.0-9-cloud-amd64-unsigned"] = ["6.1.99-1"]
+        self.assertEqual(
+            self.choose(there).stdout,
+            "6.1.99-1 6.1.0-9 linux-image-6.1.0-9-cloud-amd64-unsigned\n")
+
+    def test_what_the_newest_lacks_is_named_if_there_is_none(self):
+        there = {package: ["6.1.99-1"] for package in self.COMMON}
+        there["linux-image-6.1.0-9-cloud-amd64"] = ["6.1.98-1"]
+        there["linux-source-6.1"] = ["6.1.98-1"]
+        result = self.choose(there)
+        self.assertEqual((result.returncode, result.stdout), (1, ""))
+        self.assertIn("6.1.99-1", result.stderr)
+        self.assertIn("lacks linux-image-6.1.0-9-cloud-amd64-unsigned "
+                      "linux-source-6.1", result.stderr)
+
+    def test_package_lists_without_a_kernel_are_refused(self):
+        result = self.choose({"linux-source-6.1": ["6.1.99-1"]})
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("no linux-headers-6.1", result.stderr)
 
 
 if __name__ == "__main__":

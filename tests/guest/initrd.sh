@@ -40,7 +40,8 @@ add_module() {
   line=$(modprobe -C /dev/null -d "$kernel" -S "$version" --show-depends "$1" \
     2>/dev/null) || fail "kernel $version has no module $1"
   while read -r what file _; do
-    [[ $what == insmod && ! ${loaded[$file]-} ]] || continue  # Or it is builtin.
+    # "builtin" needs nothing.
+    [[ $what == insmod && ! ${loaded[$file]-} ]] || continue
     loaded[$file]=1
     cp "$file" "$root/run/modules/"
     order+=("${file##*/}")

@@ -41,36 +41,12 @@ apt_cause() {
   sed -n 's/^[EW]: //p' "$1" | head -n 1 | grep . || echo "apt-get failed"
 }
 
-# choose: prints "VERSION ABI IMAGE" of the newest kernel that has an image,
-# headers, kbuild and source of one version.  Debian signs an image days after
-# the source is there; the unsigned one comes with it and boots as well.
-choose() {
-  local names
-  names=$(apt apt-cache pkgnames linux- | grep -xE \
-    "linux-(image|headers)-$series\.0-[0-9]+-($flavour(-unsigned)?|common)|linux-(source|kbuild)-$series") ||
-    return 1
-  # shellcheck disable=SC2086  # One word for each package.
-  apt apt-cache madison $names | awk -F ' *[|] *' -v flavour="$flavour" \
-    -v series="$series" '
-    { sub(/^ */, "", $1); has[$1, $2] = 1 }
-    $1 ~ "^linux-headers-.*-" flavour "$" {
-      abi = $1; sub(/^linux-headers-/, "", abi); sub("-" flavour "$", "", abi)
-      versions[abi, $2] = 1
-    }
-    function whole(abi, v) {
-      return (("linux-headers-" abi "-common", v) in has) &&
-             (("linux-kbuild-" series, v) in has) &&
-             (("linux-source-" series, v) in has)
-    }
-    END {
-      for (key in versions) {
-        split(key, part, SUBSEP)
-        image = "linux-image-" part[1] "-" flavour
-        if (!((image, part[2]) in has)) image = image "-unsigned"
-        if (whole(part[1], part[2]) && (image, part[2]) in has)
-          print part[2], part[1], image
-      }
-    }' | sort -k1,1V | tail -n 1 | grep .
+# madison: what versions there are of everything that makes a kernel.
+madison() {
+  apt apt-cache pkgnames linux- | grep -E \
+    "^linux-(image|headers|source|kbuild)-$series(\.0-[0-9]+-|\$)" |
+    xargs -r apt-cache -o Dir::State::lists="$work/lists" \
+      -o Dir::Cache="$work/cache" madison
 }
 
 # fetch PACKAGE=VERSION...: into debs.
@@ -100,13 +76,12 @@ elf_image() {
 }
 
 apt apt-get update >"$work/log" 2>&1 || fail "$(apt_cause "$work/log")"
-read -r package_version abi image < <(choose) || true
-if [[ ! $package_version ]]; then
+if ! chosen=$(madison | "$here/choose_kernel.sh" "$series" "$flavour" 2>&1); then
   # A mirror that cannot be reached is only a warning to apt-get update.
   ! grep -q '^[EW]: ' "$work/log" || fail "$(apt_cause "$work/log")"
-  fail "no version of linux-image-$series.0-*-$flavour (signed or not) has" \
-    "linux-headers, linux-kbuild-$series and linux-source-$series to match"
+  fail "$chosen"
 fi
+read -r package_version abi image <<<"$chosen"
 version=$abi-$flavour
 fetch {"$image","linux-headers-$version","linux-headers-$abi-common"}="$package_version" \
   linux-{kbuild,source}-"$series=$package_version" busybox-static
