@@ -126,8 +126,8 @@ TEST_F(Value, AFeatureThatIsWithdrawnForbidsTheConnection) {
   stage->settle();
   EXPECT_EQ(stage->dev->state(), DeviceState::kBroken);
 
-  const Stage::Outcome outcome = stage->drive(
-      [&](Completion done) { stage->dev->init(std::move(done)); });
+  const Stage::Outcome outcome =
+      stage->drive([&](Completion done) { stage->dev->init(std::move(done)); });
 
   EXPECT_EQ(outcome.status.code(), absl::StatusCode::kUnimplemented);
   EXPECT_THAT(std::string(outcome.status.message()),
