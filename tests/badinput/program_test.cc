@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // vhostctl, run as a program, against each kind of bad back-end.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -98,10 +99,19 @@ INSTANTIATE_TEST_SUITE_P(
                    "DATA_LOSS"}),
     bad_name);
 
-// Where it is noticed depends on what is asked next.
+// Noticed by what is asked next, or between two steps of the program.
 TEST(VhostctlAgainstABackEnd, ThatAnswersTwiceEndsInTimeAndSaysWhy) {
-  MeddledDisk disk(Mischief::kTwice, number_of(kGetFeatures));
-  expect_program_error(vhostctl_read(disk.path()), "DATA_LOSS", "GET_FEATURES");
+  {
+    MeddledDisk disk(Mischief::kTwice, number_of(kGetFeatures));
+    expect_program_error(vhostctl_read(disk.path()), "DATA_LOSS",
+                         "GET_FEATURES");
+  }
+  for (const uint32_t request : {kGetConfig, kSetVringEnable}) {
+    MeddledDisk disk(Mischief::kTwice, number_of(request));
+    const Finished run = vhostctl_read(disk.path());
+    EXPECT_EQ(run.exit, 1);
+    EXPECT_THAT(run.err, ::testing::HasSubstr("reply to "));
+  }
 }
 
 TEST(VhostctlAgainstABackEnd, ThatAnswersInPiecesReads) {
