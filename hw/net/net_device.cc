@@ -84,10 +84,17 @@ NetDevice::NetDevice(VhostDev& dev, NetQueues queues)
 uint16_t NetDevice::pairs() const { return state_->pairs; }
 
 void NetDevice::start(Completion done) {
+  auto started = [state = state_,
+                  done = std::move(done)](absl::Status status) mutable {
+    NetLink* const link = state->options.link;
+    if (status.ok() && link != nullptr) link->set_served();
+    // Whoever heard of the link may have destroyed the device.
+    if (state.use_count() > 1) done(std::move(status));
+  };
   auto start = [state = state_,
-                done = std::move(done)](absl::Status status) mutable {
-    if (!status.ok()) return done(std::move(status));
-    state->dev.start(std::move(done));
+                started = std::move(started)](absl::Status status) mutable {
+    if (!status.ok()) return started(std::move(status));
+    state->dev.start(std::move(started));
   };
   auto enable = [state = state_,
                  start = std::move(start)](absl::Status status) mutable {

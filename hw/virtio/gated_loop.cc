@@ -33,6 +33,17 @@ struct GatedLoop::Gate {
     for (Callback& next : std::exchange(outside, {})) next();
   }
 
+  // Runs what was posted, if not now then when the gate opens.
+  static void pass(const std::shared_ptr<Gate>& gate, Callback callback) {
+    if (gate->gone) return;
+    if (!gate->closed) return gate->enter(std::move(callback));
+    gate->held.push_back([weak = std::weak_ptr<Gate>(gate),
+                          callback = std::move(callback)]() mutable {
+      const std::shared_ptr<Gate> alive = weak.lock();
+      if (alive != nullptr) pass(alive, std::move(callback));
+    });
+  }
+
   EventLoop& loop;
   bool closed = false;
   std::atomic<bool> gone = false;  // The back-end is; by whoever has it.
@@ -69,7 +80,9 @@ struct GatedLoop::Source {
       // Level triggered: it says so again when it is watched again.  A hung-up
       // descriptor would say so all the time.
       self->watch.reset();
-      gate.held.push_back([self] { listen(self); });
+      gate.held.push_back([weak = std::weak_ptr<Source>(self)] {
+        if (const auto source = weak.lock()) listen(source);
+      });
       return;
     }
     const std::shared_ptr<Gate> keep = self->gate;
@@ -79,7 +92,9 @@ struct GatedLoop::Source {
   static void due(const std::shared_ptr<Source>& self) {
     if (self->cancelled) return;
     if (self->gate->closed) {
-      self->gate->held.push_back([self] { due(self); });
+      self->gate->held.push_back([weak = std::weak_ptr<Source>(self)] {
+        if (const auto source = weak.lock()) due(source);
+      });
       return;
     }
     const std::shared_ptr<Gate> keep = self->gate;
@@ -175,14 +190,7 @@ std::unique_ptr<EventLoop::Timer> GatedLoop::timer(MonotonicTime when,
 
 void GatedLoop::post(Callback callback) {
   gate_->loop.post([gate = gate_, callback = std::move(callback)]() mutable {
-    if (gate->gone) return;
-    if (gate->closed) {
-      gate->held.push_back([gate, callback = std::move(callback)]() mutable {
-        gate->enter(std::move(callback));
-      });
-      return;
-    }
-    gate->enter(std::move(callback));
+    Gate::pass(gate, std::move(callback));
   });
 }
 

@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "vhostdev/backend_services.h"
 #include "vhostdev/net_features.h"
 #include "vhostdev/vhost_dev.h"
 #include "vhostdev/vring.h"
@@ -53,6 +54,56 @@ class NetQueues {
   bool has_control_;
 };
 
+// The link of a network device, as its guest sees it: down while nobody serves
+// the device, so that the guest's network stack knows.  Stands between a
+// VhostDev and the VMM's own BackendEvents, which hear everything that a device
+// tells and, whenever up() changed, config_changed() besides.  Loop thread
+// only.
+class NetLink final : public BackendEvents {
+ public:
+  // `events` is borrowed and outlives this.  The link is up.
+  explicit NetLink(BackendEvents& events) : events_(events) {}
+
+  bool up() const { return plugged_ && served_; }
+
+  // Plugs or unplugs the cable, whatever the back-end does.  May call
+  // config_changed(), from which everything may be called.
+  // QEMU: set_link.
+  void set_plugged(bool plugged);
+
+  // Puts the link's state in place in `bytes`, which were read from the
+  // configuration space at `offset`; only for a driver that accepted STATUS.
+  // Source: VIRTIO 1.3, "Network Device", "Device configuration layout".
+  void show(FeatureSet features, uint32_t offset,
+            std::span<std::byte> bytes) const;
+
+  // The device was started (NetDevice::start says so).
+  void set_served();
+
+  void config_changed() override { events_.config_changed(); }
+  void vring_error(std::optional<QueueIndex> queue) override {
+    events_.vring_error(queue);
+  }
+  void memory_refused(const absl::Status& why) override {
+    events_.memory_refused(why);
+  }
+  // The link goes down first.
+  void broken(const absl::Status& why) override;
+  void migration_blockers_changed() override {
+    events_.migration_blockers_changed();
+  }
+
+ private:
+  // Whether this is still there afterwards.
+  bool change(bool& what, bool to);
+
+  BackendEvents& events_;
+  bool plugged_ = true;
+  bool served_ = true;
+  // Told receivers may destroy this.
+  std::shared_ptr<char> alive_ = std::make_shared<char>();
+};
+
 // What a VMM's network device does besides what every device does.  Beside a
 // VhostDev and on its thread; completions are called, or not, as that one's.
 //
@@ -62,6 +113,8 @@ class NetDevice {
  public:
   struct Options {
     uint16_t mtu = 0;  // Bytes; 0: the back-end is told none.
+    // Borrowed, and `dev`'s BackendEvents; null: the VMM shows the link itself.
+    NetLink* link = nullptr;
   };
 
   // `dev` was made with `queues`.map(); nothing is called here after its end.
@@ -70,7 +123,7 @@ class NetDevice {
 
   // Instead of VhostDev::start: tells the back-end the MTU, if the driver
   // accepted one and the back-end wants to know, and which pairs are enabled;
-  // then starts.
+  // then starts.  The link is up when it completes.
   // Errors: kAborted  the MTU was refused.
   //         as VhostDev::start.
   void start(Completion done);

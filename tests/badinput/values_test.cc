@@ -133,6 +133,40 @@ TEST_F(Value, AFeatureThatIsWithdrawnForbidsTheNextStart) {
                   "disk: start: the guest uses");
 }
 
+TEST_F(Value, QueuesThatAreWithdrawnForbidTheConnection) {
+  stage->run();
+  testing::ModelOptions options;
+  options.queues = 1;
+  stage->meddler->hang_up();
+  stage->meddler->replace_model(options);
+  stage->settle();
+  EXPECT_EQ(stage->dev->state(), DeviceState::kBroken);
+
+  const Stage::Outcome outcome = stage->init();
+
+  EXPECT_EQ(outcome.status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(outcome.status.message()), HasSubstr("disk: init: "));
+  stage->meddler->replace_model({});
+  stage->recover();
+}
+
+TEST_F(Value, AProtocolFeatureThatIsWithdrawnForbidsTheConnection) {
+  stage->run();
+  testing::ModelOptions options;
+  options.without_protocol_features = uint64_t{1} << kProtocolConfig;
+  stage->meddler->hang_up();
+  stage->meddler->replace_model(options);
+  stage->settle();
+
+  const Stage::Outcome outcome = stage->init();
+
+  EXPECT_EQ(outcome.status.code(), absl::StatusCode::kUnimplemented);
+  EXPECT_THAT(std::string(outcome.status.message()),
+              HasSubstr("disk: init: back-end does not offer CONFIG"));
+  stage->meddler->replace_model({});
+  stage->recover();
+}
+
 TEST_F(Value, MemorySlotsThatAreWithdrawnForbidTheConnection) {
   stage->run();
   testing::ModelOptions options;

@@ -138,8 +138,7 @@ class VdpaInstance final : public ConformanceBackend {
   }
 
   std::unique_ptr<VhostOps> connect() override {
-    return std::make_unique<VhostVdpaOps>(
-        VdpaOptions{.path = "vdpa", .open = device_.opener()});
+    return std::make_unique<VhostVdpaOps>(VhostVdpaOptions(), device_.opener());
   }
   uint32_t config_size() const override {
     return static_cast<uint32_t>(device_.config.size());

@@ -44,6 +44,7 @@ void FakeBackend::forget_connection() {
   inflight.reset();
   log_size = 0;
   log_base = nullptr;
+  log_event.reset();
   suspended = false;
   driver_ok = false;
   config_call.reset();

@@ -135,6 +135,7 @@ absl::Status FakeBackend::Run::set_log(const LogArea& area) {
     return reaches;
   }
   backend_.log_base = static_cast<std::byte*>(area.base);
+  backend_.log_event = area.event.valid() ? duplicate(area.event) : UniqueFd();
   return absl::OkStatus();
 }
 

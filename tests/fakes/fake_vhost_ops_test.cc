@@ -425,7 +425,7 @@ TEST(FakeVhostOps, ReportsWhatTheBackEndDoesByItself) {
   ops.attach(nullptr, &sink);
   ASSERT_TRUE(drive_status(ops, Open{}).ok());
   ops.change_config(2, {std::byte{9}});
-  ops.report_vring_call(BackendQueue{1});
+  EXPECT_TRUE(ops.report_vring_call(BackendQueue{1}).ok());
   ops.report_vring_error(BackendQueue{2});
   ops.lose(absl::UnavailableError("gone"));
   ops.lose(absl::UnavailableError("gone again"));

@@ -214,20 +214,6 @@ TEST_F(Start, ATableTooLargeForTheBackEndIsRefused) {
   EXPECT_EQ(start().code(), absl::StatusCode::kResourceExhausted);
 }
 
-TEST_F(Start, ABackEndWithoutAnAcceptedFeatureIsRefused) {
-  make_ready();
-  ASSERT_TRUE(dev->ack_features({kFeatureEventIdx}, {kFeatureEventIdx}).ok());
-  ops->offered.features.clear(kFeatureEventIdx);
-  ops->lose(absl::UnavailableError("gone"));
-  loop.run_ready();
-  ASSERT_TRUE(init().ok());
-
-  const absl::Status status = start();
-
-  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_THAT(std::string(status.message()), HasSubstr("EVENT_IDX"));
-}
-
 TEST_F(Start, IsRefusedBeforeInitAndWhileRunning) {
   make();
   EXPECT_EQ(start().code(), absl::StatusCode::kFailedPrecondition);

@@ -53,11 +53,13 @@ const CommandSpec* find_command(absl::string_view words) {
 absl::Status check_connection(const Options& options) {
   const int given = (options.socket.has_value() ? 1 : 0) +
                     (options.listen.has_value() ? 1 : 0) +
-                    (options.fd.has_value() ? 1 : 0);
+                    (options.fd.has_value() ? 1 : 0) +
+                    (options.vdpa.has_value() ? 1 : 0);
   if (given == 1) return absl::OkStatus();
   return absl::InvalidArgumentError(
-      given == 0 ? "one of --socket, --fd and --listen is needed"
-                 : "only one of --socket, --fd and --listen can be used");
+      given == 0
+          ? "one of --socket, --fd, --listen and --vdpa is needed"
+          : "only one of --socket, --fd, --listen and --vdpa can be used");
 }
 
 absl::Status check(const Options& options) {

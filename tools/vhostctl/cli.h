@@ -37,6 +37,7 @@ struct Options {
   std::optional<std::string> socket;
   std::optional<std::string> listen;
   std::optional<int> fd;
+  std::optional<std::string> vdpa;
 
   Duration timeout = std::chrono::seconds(5);
   bool json = false;

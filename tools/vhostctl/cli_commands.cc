@@ -73,6 +73,11 @@ constexpr OptionSpec kListen = {
     [](Options& out, absl::string_view text) {
       return store_path(out.listen.emplace(), text);
     }};
+constexpr OptionSpec kVdpa = {"vdpa", "PATH",
+                              "the vhost-vdpa device /dev/vhost-vdpa-N",
+                              [](Options& out, absl::string_view text) {
+                                return store_path(out.vdpa.emplace(), text);
+                              }};
 constexpr OptionSpec kTimeout = {
     "timeout", "SECONDS", "how long any answer may take (default: 5)",
     [](Options& out, absl::string_view text) {
@@ -156,7 +161,7 @@ constexpr OptionSpec kRepeat = {
 
 std::vector<CommandSpec> make_commands() {
   const auto connected = [](std::vector<const OptionSpec*> own) {
-    own.insert(own.begin(), {&kSocket, &kFd, &kListen});
+    own.insert(own.begin(), {&kSocket, &kFd, &kListen, &kVdpa});
     own.insert(own.end(), {&kTimeout, &kJson});
     return own;
   };
@@ -197,10 +202,11 @@ std::string synopsis(const CommandSpec& command) {
   std::string out = absl::StrCat("vhostctl ", command.words);
   for (const OptionSpec* option : options) {
     if (option == &kSocket && listens) {
-      absl::StrAppend(&out, " (--socket PATH | --fd N | --listen PATH)");
+      absl::StrAppend(
+          &out, " (--socket PATH | --fd N | --listen PATH | --vdpa PATH)");
     } else if (option == &kSocket || option == &kSocket2) {
       absl::StrAppend(&out, " --", option->name, " ", option->value);
-    } else if (option != &kFd && option != &kListen) {
+    } else if (option != &kFd && option != &kListen && option != &kVdpa) {
       absl::StrAppend(&out, " [--", option->name,
                       option->value == nullptr ? "" : " ",
                       option->value == nullptr ? "" : option->value, "]");

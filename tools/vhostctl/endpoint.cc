@@ -4,6 +4,7 @@
 #include <fcntl.h>
 
 #include "absl/strings/str_cat.h"
+#include "tools/vhostctl/vdpa.h"
 #include "vhostdev/vhost_user.h"
 
 namespace vhost::ctl {
@@ -23,6 +24,7 @@ absl::StatusOr<VhostUserAddress> address_of(const Options& options) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<VhostOps>> make_ops(const Options& options) {
+  if (options.vdpa.has_value()) return make_vdpa_ops(options);
   absl::StatusOr<VhostUserAddress> address = address_of(options);
   if (!address.ok()) return address.status();
   VhostUserOptions user;

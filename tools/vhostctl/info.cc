@@ -9,7 +9,9 @@
 #include "tools/vhostctl/commands.h"
 #include "tools/vhostctl/device_config.h"
 #include "tools/vhostctl/endpoint.h"
+#include "tools/vhostctl/info.h"
 #include "tools/vhostctl/output.h"
+#include "tools/vhostctl/vdpa.h"
 #include "vhostdev/status.h"
 #include "vhostdev/vhost_user.h"
 
@@ -78,7 +80,15 @@ void append_text(const Json& value, absl::string_view indent,
 
 }  // namespace
 
+absl::Status print_info(const Options& options, const Json& document) {
+  if (options.json) return print_json(document);
+  std::string text;
+  append_text(document, "", text);
+  return print_text(text);
+}
+
 absl::Status run_info(const Options& options) {
+  if (options.vdpa.has_value()) return run_vdpa_info(options);
   absl::StatusOr<std::unique_ptr<VhostOps>> made = make_ops(options);
   if (!made.ok()) return made.status();
   VhostOps& ops = **made;
@@ -104,10 +114,7 @@ absl::Status run_info(const Options& options) {
   document["queues"] = traits.max_queues;
   document["slots"] = traits.max_memory_slots;
   document["config"] = std::move(config);
-  if (options.json) return print_json(document);
-  std::string text;
-  append_text(document, "", text);
-  return print_text(text);
+  return print_info(options, document);
 }
 
 }  // namespace vhost::ctl

@@ -84,6 +84,7 @@ class FakeBackend {
   std::optional<InflightArea> inflight;
   uint64_t log_size = 0;          // Bytes; 0: none.
   std::byte* log_base = nullptr;  // The log, in this process.
+  UniqueFd log_event;
   bool suspended = false;
   bool driver_ok = false;
   UniqueFd config_call;
