@@ -110,6 +110,9 @@ void VhostDev::set_mtu(uint16_t mtu, Completion done) {
 void VhostDev::send_rarp(std::array<uint8_t, 6> mac, Completion done) {
   impl_->send_rarp(mac, std::move(done));
 }
+void VhostDev::set_guest_cid(uint64_t cid, Completion done) {
+  impl_->set_guest_cid(cid, std::move(done));
+}
 void VhostDev::cancel() { impl_->cancel(); }
 absl::Status VhostDev::run(absl::FunctionRef<void(Completion)> operation,
                            Duration timeout) {

@@ -80,6 +80,7 @@ class VhostDev::Impl final : public BackendSink,
   void set_config(uint32_t offset, std::span<const std::byte> bytes,
                   ConfigWriter writer, Completion done);
   void set_mtu(uint16_t mtu, Completion done);
+  void set_guest_cid(uint64_t cid, Completion done);
   void send_rarp(std::array<uint8_t, 6> mac, Completion done);
   void cancel();
   absl::Status run(absl::FunctionRef<void(Completion)> operation,

@@ -22,6 +22,14 @@ void VhostDev::Impl::send_rarp(std::array<uint8_t, 6> mac, Completion done) {
          .make = [this, mac] { return net_task(SendRarp{.mac = mac}); }});
 }
 
+void VhostDev::Impl::set_guest_cid(uint64_t cid, Completion done) {
+  using enum DeviceState;
+  begin({.name = "set guest cid",
+         .done = std::move(done),
+         .states = {kReady, kRunning},
+         .make = [this, cid] { return net_task(SetGuestCid{.cid = cid}); }});
+}
+
 Task VhostDev::Impl::net_task(Verb verb) {
   BatchResult done =
       co_await Submit(runner_, std::move(verb), after(options_.start_timeout));

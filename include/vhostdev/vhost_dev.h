@@ -190,6 +190,9 @@ class VhostDev {
   void set_mtu(uint16_t mtu, Completion done);
   void send_rarp(std::array<uint8_t, 6> mac, Completion done);
 
+  // Socket devices (vsock_device.h): the guest's context id.
+  void set_guest_cid(uint64_t cid, Completion done);
+
   // Ends the operation under way: its completion gets kCancelled, the back-end
   // is closed and the device is kBroken.  Nothing under way: nothing happens.
   void cancel();
