@@ -28,6 +28,8 @@ class VsockStreams {
  public:
   // Answers that wait to be sent, at most: no packet is taken meanwhile.
   static constexpr size_t kMostAnswers = 64;
+  // Bytes of credit that are made use of, at most.
+  static constexpr uint32_t kMostCredit = 0x7fffffff;
 
   explicit VsockStreams(const VsockClient::Options& options);
 
