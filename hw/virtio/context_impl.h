@@ -7,11 +7,13 @@
 #include <memory>
 #include <vector>
 
+#include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "hw/virtio/address_space_impl.h"
 #include "hw/virtio/log_bitmap.h"
+#include "hw/virtio/log_hint.h"
 #include "hw/virtio/memory_view.h"
 #include "vhostdev/event_loop.h"
 #include "vhostdev/executor.h"
@@ -46,6 +48,9 @@ class MemoryUser {
   // Whether the back-end has answered for the newest table, or need not be
   // told of it (the device does not run, or is broken).
   virtual bool memory_settled() const = 0;
+
+  // Whether the back-end pins memory; constant while registered.
+  virtual bool pins_memory() const { return false; }
 
   // Whether a back-end's log must be a memfd.
   virtual bool needs_shared_log() const { return false; }
@@ -116,6 +121,10 @@ struct VhostContext::Impl final : public MemoryListener {
   Executor* const executor;
   VhostLog log;
   DirtySink* dirty_sink = nullptr;
+  LogHint log_hint;
+
+  bool pins_memory() const { return pins_; }
+  void when_pinning_changes(absl::AnyInvocable<void(bool)> told);
 
  private:
   struct User {
@@ -153,6 +162,8 @@ struct VhostContext::Impl final : public MemoryListener {
   void finish_if_settled();
   void finish_if_settled(Topic topic);
 
+  void look_at_pinning();
+
   AddressSpace* const memory_;  // May be null.
   uint64_t seen_ = 0;           // Of its transactions.
   SectionTree own_sections_;    // Only without memory_, as the next two.
@@ -162,6 +173,11 @@ struct VhostContext::Impl final : public MemoryListener {
   std::vector<std::unique_ptr<MemoryView>> views_;  // One per policy: few.
   std::vector<User> users_;
   bool telling_ = false;
+
+  bool pins_ = false;
+  bool pins_told_ = false;  // What the VMM heard last.
+  // Shared: it may destroy the context.
+  std::shared_ptr<absl::AnyInvocable<void(bool)>> pinning_told_;
 
   Settling memory_settling_;
   Settling log_settling_;

@@ -5,6 +5,7 @@
 #include <memory>
 #include <utility>
 
+#include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "hw/virtio/context_impl.h"
@@ -98,6 +99,11 @@ void VhostContext::Impl::admit_to_log(const MemoryUser* user) {
 }
 
 VhostLog& VhostContext::log() { return impl_->log; }
+
+absl::Status VhostContext::set_log_hint(absl::AnyInvocable<void()> told,
+                                        Duration interval) {
+  return annotate(impl_->log_hint.set(std::move(told), interval), "log hint");
+}
 
 void VhostContext::set_dirty_sink(DirtySink* sink) { impl_->dirty_sink = sink; }
 

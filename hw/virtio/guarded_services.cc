@@ -39,7 +39,22 @@ absl::Status GuardedServices::set_host_notifier(QueueIndex queue,
         "host notifier: vq ", to_int(queue), ": not a queue of the device"));
   }
   const Depth depth(depth_);
-  return target().set_host_notifier(*device_queue, std::move(area));
+  const bool removes = !area.fd.valid();
+  if (removes) areas_.erase(*device_queue);
+  const absl::Status status =
+      target().set_host_notifier(*device_queue, std::move(area));
+  if (status.ok() && !removes) areas_.insert(*device_queue);
+  return status;
+}
+
+void GuardedServices::take_host_notifiers(
+    const std::vector<QueueIndex>& queues) {
+  const Depth depth(depth_);
+  for (const QueueIndex vq : queues) {
+    if (areas_.erase(vq) == 0) continue;
+    // A VMM that cannot let go of a mapping has nobody to turn to either.
+    target().set_host_notifier(vq, HostNotifierArea()).IgnoreError();
+  }
 }
 
 absl::Status GuardedServices::map_shared_memory(

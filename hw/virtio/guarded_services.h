@@ -2,6 +2,9 @@
 #ifndef HW_VIRTIO_GUARDED_SERVICES_H_
 #define HW_VIRTIO_GUARDED_SERVICES_H_
 
+#include <set>
+#include <vector>
+
 #include "vhostdev/backend_services.h"
 
 namespace vhost {
@@ -27,6 +30,9 @@ class GuardedServices final : public BackendServices {
   void iotlb_access_failed(uint64_t iova, IotlbAccess access) override;
   absl::Status set_host_notifier(QueueIndex queue,
                                  HostNotifierArea area) override;
+  // Takes the areas of `queues`, as the device numbers them, back from the VMM.
+  void take_host_notifiers(const std::vector<QueueIndex>& queues);
+
   absl::Status map_shared_memory(const SharedMemoryMapping& mapping,
                                  UniqueFd fd) override;
   absl::Status unmap_shared_memory(const SharedMemoryMapping& mapping) override;
@@ -45,6 +51,7 @@ class GuardedServices final : public BackendServices {
   BackendServices* services_;
   const QueueMap& queues_;
   BackendServices refusing_;
+  std::set<QueueIndex> areas_;  // Queues whose host notifier the VMM has.
   int depth_ = 0;
 };
 

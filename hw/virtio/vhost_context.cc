@@ -39,7 +39,10 @@ std::vector<MemorySection> list_sections(const SectionTree& tree) {
 
 VhostContext::Impl::Impl(EventLoop& event_loop, AddressSpace* memory,
                          Executor* work_executor)
-    : loop(event_loop), executor(work_executor), memory_(memory) {
+    : loop(event_loop),
+      executor(work_executor),
+      log_hint(event_loop),
+      memory_(memory) {
   // There is no device yet that could fail to follow.
   if (memory_ != nullptr) memory_->add_listener(this).IgnoreError();
 }
@@ -54,6 +57,7 @@ absl::Status VhostContext::Impl::add_user(MemoryUser* user) {
   if (table.size() > user->max_memory_slots())
     return slots_error(table.size(), user->max_memory_slots());
   users_.push_back({.user = user, .view = &table, .told = table.generation()});
+  look_at_pinning();
   if (log.active()) admit_to_log(user);
   return absl::OkStatus();
 }
@@ -61,6 +65,7 @@ absl::Status VhostContext::Impl::add_user(MemoryUser* user) {
 void VhostContext::Impl::remove_user(MemoryUser* user) {
   for (User& entry : users_)
     if (entry.user == user) entry.user = nullptr;
+  look_at_pinning();
   if (telling_) return;  // The list is being walked.
   std::erase_if(users_, [](const User& e) { return e.user == nullptr; });
   finish_if_settled();

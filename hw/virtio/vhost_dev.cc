@@ -6,12 +6,27 @@
 #include "hw/virtio/vhost_dev_impl.h"
 
 namespace vhost {
+namespace {
+
+// `ops`, or a front of it where its verbs are to run on a worker.
+std::unique_ptr<VhostOps> place_verbs(std::unique_ptr<VhostOps> ops,
+                                      VhostContext& context,
+                                      ExecutorOps*& worker) {
+  Executor* const executor = context.executor();
+  if (executor == nullptr || !ops->traits().may_block) return ops;
+  auto front =
+      std::make_unique<ExecutorOps>(std::move(ops), *executor, context.loop());
+  worker = front.get();
+  return front;
+}
+
+}  // namespace
 
 VhostDev::Impl::Impl(VhostContext& context, std::unique_ptr<VhostOps> ops,
                      VirtioDevice& device, NotifierBinding& notifiers,
                      BackendEvents& events, BackendServices* services,
                      Options options)
-    : ops_(std::move(ops)),
+    : ops_(place_verbs(std::move(ops), context, worker_)),
       context_(context),
       loop_(context.loop()),
       device_(device),
@@ -39,6 +54,7 @@ void VhostDev::Impl::attach() {
   const std::weak_ptr<Impl> weak = weak_from_this();
   events_.set_owner(weak);
   runner_.set_owner(weak);
+  if (worker_ != nullptr) worker_->set_lender(weak);
   ops_->attach(&loop_, this);
 }
 
@@ -52,6 +68,9 @@ void VhostDev::Impl::shut_down() {
   services_.mute();
   error_watch_.reset();
   config_watch_.reset();
+  for (Queue& queue : queues_) queue.kick_watch.reset();
+  const absl::Status why = absl::CancelledError("device destroyed");
+  if (worker_ != nullptr) worker_->retire(why);
   if (inside_backend() || runner_.on_stack()) {
     // Somewhere below on the stack is the back-end, or the sequence that
     // called the VMM: both go when the loop turns.
@@ -60,7 +79,8 @@ void VhostDev::Impl::shut_down() {
   }
   runner_.abandon();
   call_switch_ = Pending();
-  ops_->close(absl::CancelledError("device destroyed"));
+  beside_.clear();
+  ops_->close(why);
   current_.reset();
   next_.reset();
   collected_.clear();
@@ -112,6 +132,12 @@ void VhostDev::send_rarp(std::array<uint8_t, 6> mac, Completion done) {
 }
 void VhostDev::set_guest_cid(uint64_t cid, Completion done) {
   impl_->set_guest_cid(cid, std::move(done));
+}
+void VhostDev::reset_owner(Completion done) {
+  impl_->reset_owner(std::move(done));
+}
+void VhostDev::invalidate_iotlb(uint64_t iova, uint64_t size, Completion done) {
+  impl_->invalidate_iotlb(iova, size, std::move(done));
 }
 void VhostDev::cancel() { impl_->cancel(); }
 absl::Status VhostDev::run(absl::FunctionRef<void(Completion)> operation,

@@ -8,7 +8,9 @@ namespace vhost {
 
 FeatureSet VhostDev::Impl::get_features(FeatureSet table,
                                         FeatureSet features) const {
-  return features - (table - traits().features);
+  FeatureSet offered = traits().features;
+  if (!takes_iommu()) offered.clear(kFeatureAccessPlatform);
+  return features - (table - offered);
 }
 
 absl::Status VhostDev::Impl::ack_features(FeatureSet table,
@@ -18,14 +20,28 @@ absl::Status VhostDev::Impl::ack_features(FeatureSet table,
         options_.name, ": called while a request of the back-end is answered"));
   }
   const FeatureSet wanted = table & features;
-  const FeatureSet lacking = wanted - traits().features;
+  FeatureSet offered = traits().features;
+  if (!takes_iommu()) offered.clear(kFeatureAccessPlatform);
+  const FeatureSet lacking = wanted - offered;
   if (!lacking.empty()) {
     return absl::InvalidArgumentError(absl::StrCat(
         options_.name, ": back-end does not offer ",
         absl::StrJoin(feature_names(device_.device_id(), lacking), " ")));
   }
   acked_ = acked_ | wanted;
+  update_blockers();  // A log may not work behind an IOMMU.
   return absl::OkStatus();
+}
+
+void VhostDev::Impl::clear_acked_features() {
+  acked_ = FeatureSet();
+  using enum DeviceState;
+  if (state() != kCreated && state() != kBroken) update_blockers();
+}
+
+// Whether an IOMMU in front of the device, if there is one, is no obstacle.
+bool VhostDev::Impl::takes_iommu() const {
+  return !device_.has_iommu() || traits().has_iotlb;
 }
 
 // What SET_FEATURES says.  An IOMMU that the VMM does not have must not be

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <list>
 #include <memory>
 #include <optional>
 #include <span>
@@ -20,6 +21,7 @@
 #include "hw/virtio/applied_memory.h"
 #include "hw/virtio/context_impl.h"
 #include "hw/virtio/event_queue.h"
+#include "hw/virtio/executor_ops.h"
 #include "hw/virtio/guarded_services.h"
 #include "hw/virtio/interrupts.h"
 #include "hw/virtio/lifecycle.h"
@@ -47,7 +49,10 @@ namespace vhost {
 //   vhost_dev_features.cc    features
 //   vhost_dev_enable.cc      queues enabled and disabled
 //   vhost_dev_masks.cc       what of masking concerns the back-end
-//   vhost_dev_net.cc         messages of network devices only
+//   vhost_dev_messages.cc    messages of one kind of device only
+//   vhost_dev_iommu.cc       what stands behind the addresses of rings
+//   vhost_dev_in_band.cc     kicks and calls without descriptors
+//   vhost_dev_doorbells.cc   kicks that do not pass the VMM
 //
 // Shared: posted closures hold it weakly, and whoever may be destroyed by what
 // it calls holds it for that long.  `dead_` says that the VhostDev is gone; the
@@ -80,15 +85,17 @@ class VhostDev::Impl final : public BackendSink,
   void set_config(uint32_t offset, std::span<const std::byte> bytes,
                   ConfigWriter writer, Completion done);
   void set_mtu(uint16_t mtu, Completion done);
-  void set_guest_cid(uint64_t cid, Completion done);
   void send_rarp(std::array<uint8_t, 6> mac, Completion done);
+  void set_guest_cid(uint64_t cid, Completion done);
+  void reset_owner(Completion done);
+  void invalidate_iotlb(uint64_t iova, uint64_t size, Completion done);
   void cancel();
   absl::Status run(absl::FunctionRef<void(Completion)> operation,
                    Duration timeout);
   FeatureSet get_features(FeatureSet table, FeatureSet features) const;
   absl::Status ack_features(FeatureSet table, FeatureSet features);
   FeatureSet acked_features() const { return acked_; }
-  void clear_acked_features() { acked_ = FeatureSet(); }
+  void clear_acked_features();
   void mask(QueueIndex vq);
   void unmask(QueueIndex vq);
   bool pending(QueueIndex vq);
@@ -122,6 +129,7 @@ class VhostDev::Impl final : public BackendSink,
   absl::Status memory_committed() override;
   bool memory_settled() const override;
   bool needs_shared_log() const override { return traits().needs_shared_log; }
+  bool pins_memory() const override { return traits().pins_memory; }
   absl::Status log_changed() override;
   bool log_settled() const override;
   void pump(MonotonicTime deadline) override;
@@ -139,6 +147,7 @@ class VhostDev::Impl final : public BackendSink,
     Preempts preempts = Preempts::kNo;
     bool internal = false;   // An update: nobody asked for it.
     bool about_log = false;  // Of the log, not of memory.
+    bool kicks = false;      // Of neither: in-band kicks.
     bool collected = false;  // By run(); otherwise posted.
     uint64_t serial = 0;
   };
@@ -147,6 +156,10 @@ class VhostDev::Impl final : public BackendSink,
   void launch(Operation operation);
   void sequence_ended(absl::Status status);
   void go_on();
+  // A verb beside whatever operation is under way (UpdateIotlb may be).
+  absl::string_view busy_with() const;
+  void submit_beside(Verb verb, Operation operation);
+  void beside_ended(uint64_t serial, const BatchResult& result);
   void complete(Operation operation, const absl::Status& status);
   void end_operations(const absl::Status& why, Tell tell);
   // Runs `work` from the loop, if the device is still there.
@@ -192,6 +205,13 @@ class VhostDev::Impl final : public BackendSink,
     bool runs_enabled = false;
     bool kick_bound = false;
     bool undrained = false;  // Stopped, with requests in flight.
+
+    // Behind an IOMMU: the translations of `ring` that the back-end has.
+    std::vector<UpdateIotlb> iotlb;
+
+    bool calls_in_band = false;  // As the back-end was told last.
+    std::unique_ptr<EventLoop::Watch> kick_watch;  // For in-band kicks.
+    bool kick_due = false;
   };
 
   Queue* find(QueueIndex vq);
@@ -218,6 +238,7 @@ class VhostDev::Impl final : public BackendSink,
     VectorIndex vector = kNoVector;
     bool bind_kick = false;
     bool enabled = true;
+    std::vector<UpdateIotlb> iotlb;
   };
   // A start under way: what of it has to be undone.
   struct Attempt {
@@ -230,6 +251,7 @@ class VhostDev::Impl final : public BackendSink,
 
   absl::Status plan(std::vector<QueueIndex> queues);
   absl::Status plan_queue(Queue& queue, const VirtqueueConfig& config);
+  absl::Status place(Planned& planned, const VirtqueueConfig& config);
   absl::Status place_again();
   absl::Status check_slots();
   std::vector<Interrupts::Use> planned_uses() const;
@@ -262,11 +284,14 @@ class VhostDev::Impl final : public BackendSink,
                             const BatchResult& result);
   absl::Status check_drained(const std::vector<QueueIndex>& queues);
   absl::Status check_drained(Queue& queue);
-  absl::StatusOr<uint16_t> ring_index(const RingPart& part, bool big_endian);
+  absl::StatusOr<uint16_t> ring_index(const RingPart& part, bool big_endian,
+                                      const std::vector<UpdateIotlb>& iotlb);
+  absl::StatusOr<uint64_t> find_ring_word(
+      const RingPart& word, const std::vector<UpdateIotlb>& iotlb);
   void keep_positions();
   void lose_position(Queue& queue);
   absl::StatusOr<VringBase> resolve_position(const Queue& queue,
-                                             const VringSetup& ring);
+                                             const Planned& planned);
 
   Task enable_task(std::vector<QueueIndex> queues, bool enabled);
   void note_enabled(const SetQueuesEnabled& asked, const BatchResult& result);
@@ -286,6 +311,7 @@ class VhostDev::Impl final : public BackendSink,
   // -- The dirty log -------------------------------------------------------
 
   absl::Status can_log() const;
+  LogArea area_of(const LogBitmap& log) const;
   Log wanted_log() const;
   Log log_for_start();
   bool log_due() const;
@@ -303,6 +329,26 @@ class VhostDev::Impl final : public BackendSink,
   void log_refused(const absl::Status& why);
   void let_go_of_logs();
 
+  // -- Behind an IOMMU -----------------------------------------------------
+
+  bool behind_iommu() const;
+  bool takes_iommu() const;
+  void drop_translations(uint64_t iova, uint64_t size);
+
+  // -- In-band notifications -----------------------------------------------
+
+  NotifyMode kick_mode(QueueIndex vq) const;
+  NotifyMode call_mode(QueueIndex vq) const;
+  void watch_kicks(Queue& queue);
+  void note_kick(QueueIndex vq);
+  bool kicks_due() const;
+  void launch_kicks();
+  Task kick_task();
+
+  // -- Doorbells (host notifiers) ------------------------------------------
+
+  Task hand_out_doorbells(MonotonicTime deadline);
+
   // -- Configuration -------------------------------------------------------
 
   Task get_config_task(uint32_t offset, std::byte* out, size_t size);
@@ -312,9 +358,10 @@ class VhostDev::Impl final : public BackendSink,
   absl::Status make_config_notifier();
   void config_signalled();
 
-  // -- Network -------------------------------------------------------------
+  // -- Single messages -----------------------------------------------------
 
-  Task net_task(Verb verb);
+  Task message_task(Verb verb);
+  Task reset_owner_task();
 
   // -- Masks ---------------------------------------------------------------
 
@@ -325,7 +372,8 @@ class VhostDev::Impl final : public BackendSink,
 
   // ------------------------------------------------------------------------
 
-  const std::unique_ptr<VhostOps> ops_;  // First: destroyed last.
+  ExecutorOps* worker_ = nullptr;        // ops_, if its verbs run on one.
+  const std::unique_ptr<VhostOps> ops_;  // Destroyed last.
   VhostContext& context_;
   EventLoop& loop_;
   VirtioDevice& device_;
@@ -344,6 +392,11 @@ class VhostDev::Impl final : public BackendSink,
   std::optional<Operation> next_;  // Waits for the current one to end.
   bool preempted_ = false;         // The current one is to end soon.
   uint64_t serials_ = 0;
+  struct Beside {
+    Operation operation;
+    Pending pending;
+  };
+  std::list<Beside> beside_;
   bool running_ = false;  // Inside run().
   struct Collected {
     Completion done;
@@ -358,6 +411,8 @@ class VhostDev::Impl final : public BackendSink,
   std::vector<std::string> blockers_;
   std::unique_ptr<EventNotifier> error_;
   std::unique_ptr<EventLoop::Watch> error_watch_;
+
+  bool iotlb_told_ = false;  // The back-end may have translations.
 
   AppliedMemory applied_;
   bool memory_changed_ = false;  // Recorded while a sequence runs.

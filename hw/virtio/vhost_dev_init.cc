@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "hw/virtio/vhost_dev_impl.h"
 #include "vhostdev/status.h"
 
@@ -78,8 +79,17 @@ absl::Status VhostDev::Impl::check_backend() const {
   if (options_.config_size > 0 && !traits.has_config) {
     return absl::UnimplementedError("back-end has no configuration space");
   }
-  if (device_.has_iommu() && !traits.features.has(kFeatureAccessPlatform)) {
+  if (device_.has_iommu() &&
+      !(traits.features.has(kFeatureAccessPlatform) && traits.has_iotlb)) {
     return absl::UnimplementedError("back-end cannot work behind an IOMMU");
+  }
+  // Of a successor: the guest goes on with what it accepted.
+  if (!traits.features.contains(acked_)) {
+    return absl::UnimplementedError(absl::StrCat(
+        "back-end lacks ",
+        absl::StrJoin(
+            feature_names(device_.device_id(), acked_ - traits.features), " "),
+        ", which the guest has accepted"));
   }
   // It would need a way to ask for translations and one to be told of them.
   if (traits.kind == "vhost-user" &&
@@ -99,6 +109,8 @@ absl::Status VhostDev::Impl::check_backend() const {
 
 absl::Status VhostDev::Impl::join() {
   applied_.clear();
+  iotlb_told_ = false;
+  for (Queue& queue : queues_) queue.calls_in_band = false;
   memory_changed_ = false;
   log_refused_ = absl::OkStatus();
   let_go_of_logs();  // What an earlier connection had.

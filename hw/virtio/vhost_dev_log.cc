@@ -25,11 +25,12 @@ absl::Status VhostDev::Impl::can_log() const {
     return absl::UnimplementedError(
         "back-end does not take a shared dirty log");
   }
-  // Back-ends disagree whether the used ring is marked at its IOVA, which a
-  // guest may choose as high as it likes, or at what that stands for.
-  if (device_.has_iommu()) {
+  // Back-ends of other processes disagree whether the used ring is marked at
+  // its IOVA, which a guest may choose as high as it likes, or at what that
+  // stands for.
+  if (behind_iommu() && !traits().logs_behind_iommu) {
     return absl::UnimplementedError(
-        "a dirty log behind an IOMMU is not supported");
+        "back-end cannot keep a dirty log behind an IOMMU");
   }
   return absl::OkStatus();
 }
@@ -121,6 +122,12 @@ void VhostDev::Impl::log_refused(const absl::Status& why) {
   update_blockers();
 }
 
+LogArea VhostDev::Impl::area_of(const LogBitmap& log) const {
+  LogArea area = log.area();
+  area.event = context_.impl().log_hint.event();
+  return area;
+}
+
 // What turns logging of the running rings on, or off where it is on.
 SetRingLogging VhostDev::Impl::ring_logging(bool on) const {
   SetRingLogging out;
@@ -170,7 +177,7 @@ Task VhostDev::Impl::log_task() {
 Task VhostDev::Impl::switch_log_on(Log log, MonotonicTime deadline) {
   // One that it refused to leave, until it has this.
   const Log before = std::exchange(past_log_, log);
-  Verb base = SetLog{.log = log->area()};
+  Verb base = SetLog{.log = area_of(*log)};
   BatchResult set = co_await Submit(runner_, std::move(base), deadline);
   absl::Status status = judge(set);
   if (state() == DeviceState::kBroken) co_return status;
@@ -248,7 +255,7 @@ Task VhostDev::Impl::clear_log_marks(bool features, MonotonicTime deadline) {
 // Into another bitmap.  A thread of the back-end may have the old one for a
 // moment more: whatever it acknowledges next says that the moment is over.
 Task VhostDev::Impl::replace_log(Log next, MonotonicTime deadline) {
-  Verb base = SetLog{.log = next->area()};
+  Verb base = SetLog{.log = area_of(*next)};
   BatchResult set = co_await Submit(runner_, std::move(base), deadline);
   absl::Status status = judge(set);
   if (state() == DeviceState::kBroken) co_return status;

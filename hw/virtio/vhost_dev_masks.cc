@@ -41,6 +41,10 @@ void VhostDev::Impl::switch_calls() {
   if (state() != DeviceState::kRunning || current_.has_value()) return;
   std::vector<Interrupts::Switch> switches = interrupts_.switches();
   SetCalls calls;
+  // There is no descriptor to switch where calls come in band.
+  std::erase_if(switches, [this](const Interrupts::Switch& to) {
+    return find(to.queue)->calls_in_band;
+  });
   for (const Interrupts::Switch& to : switches) {
     calls.queues.push_back({.index = find(to.queue)->backend,
                             .call = NotifyRef::by_fd(to.to->write_fd())});

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "hw/virtio/ring_layout.h"
+#include "hw/virtio/ring_translation.h"
 #include "hw/virtio/vhost_dev_impl.h"
 #include "vhostdev/status.h"
 
@@ -72,8 +73,8 @@ absl::Status VhostDev::Impl::memory_committed() {
 }
 
 bool VhostDev::Impl::memory_settled() const {
-  return !memory_changed_ &&
-         !(current_.has_value() && current_->internal && !current_->about_log);
+  return !memory_changed_ && !(current_.has_value() && current_->internal &&
+                               !current_->about_log && !current_->kicks);
 }
 
 void VhostDev::Impl::launch_memory_update() {
@@ -104,23 +105,29 @@ void VhostDev::Impl::abandon_memory_update(const absl::Status& why) {
 absl::Status VhostDev::Impl::check_rings() {
   for (const Queue& queue : queues_) {
     if (!queue.started) continue;
-    VHOST_RETURN_IF_ERROR(annotate(check_ring_in_place(queue.ring.addr, view()),
-                                   absl::StrCat("vq ", to_int(queue.index))));
+    absl::Status in_place = check_ring_in_place(queue.ring.addr, view());
+    in_place.Update(check_pieces_in_place(queue.iotlb, view()));
+    VHOST_RETURN_IF_ERROR(
+        annotate(in_place, absl::StrCat("vq ", to_int(queue.index))));
   }
   return absl::OkStatus();
 }
 
 std::vector<uint64_t> VhostDev::Impl::ring_addresses() const {
   std::vector<uint64_t> out;
-  const auto note = [&out](const VringAddresses& ring) {
+  const auto note = [&out](const VringAddresses& ring,
+                           const std::vector<UpdateIotlb>& iotlb) {
+    for (const UpdateIotlb& piece : iotlb) out.push_back(piece.entry.gpa);
     for (const RingPart* part : {&ring.desc, &ring.avail, &ring.used}) {
-      out.push_back(part->gpa);
+      if (part->user != 0) out.push_back(part->gpa);
     }
   };
   for (const Queue& queue : queues_) {
-    if (queue.started) note(queue.ring.addr);
+    if (queue.started) note(queue.ring.addr, queue.iotlb);
   }
-  for (const Planned& planned : attempt_.queues) note(planned.setup.addr);
+  for (const Planned& planned : attempt_.queues) {
+    note(planned.setup.addr, planned.iotlb);
+  }
   return out;
 }
 
@@ -136,8 +143,10 @@ absl::Status VhostDev::Impl::check_rings_told(
     const MemorySnapshot& table) const {
   for (const Queue& queue : queues_) {
     if (!queue.started) continue;
-    VHOST_RETURN_IF_ERROR(annotate(check_ring_in_table(queue.ring.addr, table),
-                                   absl::StrCat("vq ", to_int(queue.index))));
+    absl::Status told = check_ring_in_table(queue.ring.addr, table);
+    told.Update(check_pieces_in_table(queue.iotlb, table));
+    VHOST_RETURN_IF_ERROR(
+        annotate(told, absl::StrCat("vq ", to_int(queue.index))));
   }
   return absl::OkStatus();
 }

@@ -52,10 +52,15 @@ void VhostDev::Impl::begin(Operation operation) {
     next_ = std::move(operation);
     return;
   }
-  const absl::string_view busy_with =
-      current_->internal ? next_->name : current_->name;
-  complete(std::move(operation), absl::FailedPreconditionError(
-                                     absl::StrCat(busy_with, " in progress")));
+  complete(std::move(operation), absl::FailedPreconditionError(absl::StrCat(
+                                     busy_with(), " in progress")));
+}
+
+// What somebody asked for and waits for.
+absl::string_view VhostDev::Impl::busy_with() const {
+  if (current_.has_value() && !current_->internal) return current_->name;
+  if (next_.has_value()) return next_->name;
+  return beside_.empty() ? "operation" : beside_.front().operation.name;
 }
 
 void VhostDev::Impl::launch(Operation operation) {
@@ -78,7 +83,9 @@ void VhostDev::Impl::launch(Operation operation) {
 void VhostDev::Impl::sequence_ended(absl::Status status) {
   Operation ended = *std::exchange(current_, std::nullopt);
   preempted_ = false;
-  if (ended.about_log) {
+  if (ended.kicks) {
+    // kick_task() told what there was to tell.
+  } else if (ended.about_log) {
     log_status_ = annotate(status, ended.name);
     if (state() != DeviceState::kBroken) {
       context_.impl().user_log_settled(this, log_status_);
@@ -102,6 +109,7 @@ void VhostDev::Impl::go_on() {
   if (current_.has_value()) return;
   if (next_.has_value()) launch(*std::exchange(next_, std::nullopt));
   if (!current_.has_value() && log_due()) launch_log_update();
+  if (!current_.has_value() && kicks_due()) launch_kicks();
   context_.impl().log_may_be_settled();
   post_call_switch();
 }
@@ -150,6 +158,8 @@ void VhostDev::Impl::end_operations(const absl::Status& why, Tell tell) {
   runner_.abandon();
   call_switch_ = Pending();
   switching_ = false;
+  std::list<Beside> beside = std::exchange(beside_, {});
+  for (Beside& entry : beside) entry.pending = Pending();
   ops_->close(why);
   context_.impl().remove_user(this);
   std::optional<Operation> ended = std::exchange(current_, std::nullopt);
@@ -157,6 +167,7 @@ void VhostDev::Impl::end_operations(const absl::Status& why, Tell tell) {
   preempted_ = false;
   if (ended.has_value() && !ended->internal) complete(*std::move(ended), why);
   if (waiting.has_value()) complete(*std::move(waiting), why);
+  for (Beside& entry : beside) complete(std::move(entry.operation), why);
 }
 
 void VhostDev::Impl::become_broken(const absl::Status& why) {
@@ -257,7 +268,7 @@ absl::Status VhostDev::Impl::run_until(const bool& over, Duration timeout) {
   while (true) {
     run_collected();
     if (over || dead_) return absl::OkStatus();
-    if (!current_.has_value() && !next_.has_value()) {
+    if (!current_.has_value() && !next_.has_value() && beside_.empty()) {
       return absl::FailedPreconditionError(
           absl::StrCat(options_.name, ": no operation was begun"));
     }
@@ -267,10 +278,8 @@ absl::Status VhostDev::Impl::run_until(const bool& over, Duration timeout) {
     }
     pump_once(deadline);
   }
-  const absl::string_view name =
-      current_->internal ? next_->name : current_->name;
   const absl::Status late = absl::DeadlineExceededError(absl::StrCat(
-      options_.name, ": ", name, ": not done within ",
+      options_.name, ": ", busy_with(), ": not done within ",
       std::chrono::duration_cast<std::chrono::milliseconds>(timeout).count(),
       " ms"));
   cancel();
@@ -303,17 +312,6 @@ void VhostDev::Impl::pump(MonotonicTime deadline) {
   if (inside_backend() || runner_.on_stack()) return;
   const std::shared_ptr<Impl> self = shared_from_this();
   pump_once(deadline);
-}
-
-absl::Status VhostDev::Impl::on_vring_call(BackendQueue vq) {
-  const Queue* queue = find(vq);
-  if (queue == nullptr || dead_) {
-    return absl::InvalidArgumentError(absl::StrCat("no vq ", to_int(vq)));
-  }
-  const EventNotifier* call = interrupts_.notifier(queue->index);
-  // A notifier that cannot take one more signal is set already.
-  if (call != nullptr) static_cast<void>(call->signal());
-  return absl::OkStatus();
 }
 
 absl::Status VhostDev::Impl::on_vring_error(BackendQueue vq) {

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "hw/virtio/ring_layout.h"
+#include "hw/virtio/ring_translation.h"
 #include "hw/virtio/vhost_dev_impl.h"
 #include "vhostdev/status.h"
 
@@ -27,12 +28,6 @@ absl::Status VhostDev::Impl::check_slots() {
 // Fills `attempt_` with the queues of `queues` that the guest configured.
 absl::Status VhostDev::Impl::plan(std::vector<QueueIndex> queues) {
   attempt_ = Attempt();
-  if (!traits().features.contains(acked_)) {
-    const std::vector<std::string> names =
-        feature_names(device_.device_id(), acked_ - traits().features);
-    return absl::FailedPreconditionError(absl::StrCat(
-        "the guest uses ", names.front(), ", which the back-end lacks"));
-  }
   VHOST_RETURN_IF_ERROR(check_slots());
   for (const QueueIndex vq : queues) {
     Queue* queue = find(vq);
@@ -57,20 +52,16 @@ absl::Status VhostDev::Impl::plan_queue(Queue& queue,
   planned.vq = queue.index;
   planned.format = ring_format();
   planned.enabled = queue.enabled.value_or(config.enabled);
-  const bool iommu = device_.has_iommu();
-  absl::StatusOr<VringAddresses> placed =
-      place_ring(config, planned.format, iommu ? nullptr : &view());
-  if (!placed.ok()) return placed.status();
   planned.setup.index = queue.backend;
   planned.setup.num = config.num;
-  planned.setup.addr = *placed;
   planned.setup.big_endian =
       device_.legacy_big_endian() && !acked_.has(kFeatureVersion1);
-  absl::StatusOr<VringBase> base = resolve_position(queue, planned.setup);
+  VHOST_RETURN_IF_ERROR(place(planned, config));
+  absl::StatusOr<VringBase> base = resolve_position(queue, planned);
   if (!base.ok()) return base.status();
   planned.setup.base = *base;
 
-  if (binding_.kick_mode(queue.index) == NotifyMode::kFd) {
+  if (kick_mode(queue.index) != NotifyMode::kPolling) {
     planned.bind_kick = true;
     if (queue.kick == nullptr) {
       absl::StatusOr<EventNotifier> made = EventNotifier::create();
@@ -78,18 +69,33 @@ absl::Status VhostDev::Impl::plan_queue(Queue& queue,
       queue.kick = std::make_unique<EventNotifier>(std::move(*made));
     }
   }
-  if (binding_.call_mode(queue.index) == NotifyMode::kFd ||
-      binding_.call_mode(queue.index) == NotifyMode::kInBand) {
+  if (call_mode(queue.index) != NotifyMode::kPolling) {
     planned.vector = config.vector;
   }
   attempt_.queues.push_back(std::move(planned));
   return absl::OkStatus();
 }
 
-// Memory changed while the features were negotiated: the rings must be where
-// they will be when the back-end gets them.
+// Finds the ring in guest memory; behind an IOMMU, what its IOVAs stand for.
+absl::Status VhostDev::Impl::place(Planned& planned,
+                                   const VirtqueueConfig& config) {
+  const bool iommu = behind_iommu();
+  absl::StatusOr<VringAddresses> placed =
+      place_ring(config, planned.format, iommu ? nullptr : &view());
+  if (!placed.ok()) return placed.status();
+  planned.setup.addr = *placed;
+  if (!iommu) return absl::OkStatus();
+  absl::StatusOr<std::vector<UpdateIotlb>> pieces =
+      translate_ring(*placed, planned.format, services_, view());
+  if (!pieces.ok()) return pieces.status();
+  planned.iotlb = *std::move(pieces);
+  return absl::OkStatus();
+}
+
+// Memory, or what an IOMMU makes of it, changed while the features were
+// negotiated: the rings must be where they will be when the back-end gets them.
 absl::Status VhostDev::Impl::place_again() {
-  if (attempt_.generation == view().generation() || device_.has_iommu()) {
+  if (attempt_.generation == view().generation() && !behind_iommu()) {
     return absl::OkStatus();
   }
   VHOST_RETURN_IF_ERROR(check_slots());
@@ -99,10 +105,8 @@ absl::Status VhostDev::Impl::place_again() {
                                     .desc_gpa = ring.desc.gpa,
                                     .avail_gpa = ring.avail.gpa,
                                     .used_gpa = ring.used.gpa};
-    absl::StatusOr<VringAddresses> placed =
-        place_ring(config, planned.format, &view());
-    if (!placed.ok()) return annotate(placed.status(), vq_name(planned.vq));
-    planned.setup.addr = *placed;
+    VHOST_RETURN_IF_ERROR(
+        annotate(place(planned, config), vq_name(planned.vq)));
   }
   attempt_.generation = view().generation();
   return absl::OkStatus();
@@ -121,7 +125,7 @@ void VhostDev::Impl::name_notifiers() {
     VringSetup& setup = planned.setup;
     const Queue& queue = *find(planned.vq);
     setup.err = NotifyRef::by_fd(error_->write_fd());
-    switch (binding_.kick_mode(planned.vq)) {
+    switch (kick_mode(planned.vq)) {
       case NotifyMode::kFd:
         setup.kick = NotifyRef::by_fd(queue.kick->read_fd());
         break;
@@ -135,7 +139,7 @@ void VhostDev::Impl::name_notifiers() {
     const EventNotifier* call = interrupts_.notifier(planned.vector);
     if (call == nullptr) {
       setup.call = NotifyRef::polling();
-    } else if (binding_.call_mode(planned.vq) == NotifyMode::kInBand) {
+    } else if (call_mode(planned.vq) == NotifyMode::kInBand) {
       setup.call = NotifyRef::in_band();
     } else {
       setup.call = NotifyRef::by_fd(call->write_fd());
@@ -176,11 +180,15 @@ absl::Status VhostDev::Impl::bind_planned() {
 }
 
 void VhostDev::Impl::unbind(std::vector<QueueIndex> queues) {
+  services_.take_host_notifiers(queues);
   interrupts_.unbind(queues);
   std::vector<QueueIndex> kicked;
   for (const QueueIndex vq : queues) {
     Queue* queue = find(vq);
-    if (queue == nullptr || !queue->kick_bound) continue;
+    if (queue == nullptr) continue;
+    queue->kick_watch.reset();
+    queue->kick_due = false;
+    if (!queue->kick_bound) continue;
     queue->kick_bound = false;
     kicked.push_back(vq);
   }
@@ -192,13 +200,18 @@ Configure VhostDev::Impl::configure_verb(bool with_memory) {
   if (with_memory) {
     MemoryDiff diff = memory_diff();
     if (!diff.empty()) configure.memory = std::move(diff);
-    if (attempt_.log != nullptr) configure.log = attempt_.log->area();
+    if (attempt_.log != nullptr) configure.log = area_of(*attempt_.log);
     past_log_ = attempt_.log;  // It may write there from now on.
   }
   for (Planned& planned : attempt_.queues) {
     planned.setup.log_used = attempt_.log != nullptr;
     configure.queues.push_back(planned.setup);
+    configure.iotlb.insert(configure.iotlb.end(), planned.iotlb.begin(),
+                           planned.iotlb.end());
+    find(planned.vq)->calls_in_band =
+        planned.setup.call.mode() == NotifyMode::kInBand;
   }
+  if (!configure.iotlb.empty()) iotlb_told_ = true;
   return configure;
 }
 

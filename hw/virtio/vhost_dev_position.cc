@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "hw/virtio/ring_layout.h"
+#include "hw/virtio/ring_translation.h"
 #include "hw/virtio/vhost_dev_impl.h"
 #include "vhostdev/status.h"
 
@@ -162,7 +163,7 @@ absl::Status VhostDev::Impl::check_drained(Queue& queue) {
                                        high_half(queue.base)));
   }
   const absl::StatusOr<uint16_t> used =
-      ring_index(queue.ring.addr.used, queue.ring.big_endian);
+      ring_index(queue.ring.addr.used, queue.ring.big_endian, queue.iotlb);
   if (!used.ok()) {
     if (queue.position != Position::kFresh) queue.position = Position::kLost;
     return annotate(used.status(), absl::StrCat("vq ", to_int(queue.index)));
@@ -176,32 +177,51 @@ absl::Status VhostDev::Impl::check_drained(Queue& queue) {
   return left == 0 ? absl::OkStatus() : not_drained(queue.index, left);
 }
 
-// The index of an available or used ring in guest memory.
+// The index of an available or used ring in guest memory; behind an IOMMU where
+// the back-end has it, or else where it would find it now.
 // Errors: kFailedPrecondition  it is not in guest memory any more.
-absl::StatusOr<uint16_t> VhostDev::Impl::ring_index(const RingPart& part,
-                                                    bool big_endian) {
+//         as BackendServices::translate.
+absl::StatusOr<uint16_t> VhostDev::Impl::ring_index(
+    const RingPart& part, bool big_endian,
+    const std::vector<UpdateIotlb>& iotlb) {
+  // Aligned, so that no page ends in it.
+  constexpr uint64_t kOffset = 2;
+  constexpr uint64_t kSize = 2;
   uint64_t user = part.user;
   if (user != 0) {
     const bool there = view().translate(part.gpa, part.size) == user ||
                        applied_.contains(part.gpa, part.size, user);
     if (!there) user = 0;
   } else {
-    constexpr uint64_t kHead = 4;  // Flags and index.
-    const absl::StatusOr<IotlbEntry> entry =
-        services_.translate(part.gpa, IotlbAccess::kRead);
-    if (!entry.ok()) return annotate(entry.status(), "ring index");
-    const uint64_t offset = part.gpa - entry->iova;
-    if (part.gpa >= entry->iova && offset < entry->size &&
-        entry->size - offset >= kHead) {
-      user = view().translate(entry->gpa + offset, kHead).value_or(0);
-    }
-    if (user % kHead != 0 && user % 2 != 0) user = 0;
+    const RingPart word = {.gpa = part.gpa + kOffset, .size = kSize};
+    const absl::StatusOr<uint64_t> index = find_ring_word(word, iotlb);
+    if (!index.ok()) return annotate(index.status(), "ring index");
+    user = *index - kOffset;
   }
   if (user == 0) {
     return absl::FailedPreconditionError(absl::StrCat(
         "ring at 0x", absl::Hex(part.gpa), " is not in guest memory"));
   }
   return read_ring_index(user, big_endian);
+}
+
+// Where a word of a ring behind an IOMMU lies in this process.
+absl::StatusOr<uint64_t> VhostDev::Impl::find_ring_word(
+    const RingPart& word, const std::vector<UpdateIotlb>& iotlb) {
+  for (const UpdateIotlb& piece : iotlb) {
+    const IotlbEntry& entry = piece.entry;
+    if (word.gpa < entry.iova || word.gpa - entry.iova >= entry.size) continue;
+    const bool there = view().translate(entry.gpa, entry.size) == piece.user ||
+                       applied_.contains(entry.gpa, entry.size, piece.user);
+    if (there) return piece.user + (word.gpa - entry.iova);
+  }
+  const VringAddresses alone = {.desc = word, .avail = word, .used = word};
+  const absl::StatusOr<std::vector<UpdateIotlb>> now =
+      translate_ring(alone, RingFormat::kSplit, services_, view());
+  if (!now.ok()) return now.status();
+  const std::optional<uint64_t> user = find_user(*now, word.gpa, word.size);
+  if (user.has_value()) return *user;
+  return absl::FailedPreconditionError("not in guest memory");
 }
 
 // The back-end is gone without a word: keeps what guest memory tells.
@@ -217,18 +237,19 @@ void VhostDev::Impl::lose_position(Queue& queue) {
   queue.position = Position::kLost;
   if (queue.format == RingFormat::kPacked) return;
   const bool swap = queue.ring.big_endian;
-  const absl::StatusOr<uint16_t> used = ring_index(queue.ring.addr.used, swap);
+  const absl::StatusOr<uint16_t> used =
+      ring_index(queue.ring.addr.used, swap, queue.iotlb);
   const absl::StatusOr<uint16_t> avail =
-      ring_index(queue.ring.addr.avail, swap);
+      ring_index(queue.ring.addr.avail, swap, queue.iotlb);
   if (!used.ok() || !avail.ok()) return;
   queue.base = VringBase{*used};
   // Nothing in flight: nothing can have been completed out of order.
   if (*used == *avail) queue.position = Position::kKnown;
 }
 
-// Where `ring`, about to be started, begins.
+// Where the ring of `planned`, about to be started, begins.
 absl::StatusOr<VringBase> VhostDev::Impl::resolve_position(
-    const Queue& queue, const VringSetup& ring) {
+    const Queue& queue, const Planned& planned) {
   switch (queue.position) {
     case Position::kFresh:
       return initial_base(ring_format());
@@ -240,10 +261,11 @@ absl::StatusOr<VringBase> VhostDev::Impl::resolve_position(
   const absl::Status unknown = absl::FailedPreconditionError(
       "its position is lost with requests in flight: the guest must reset");
   if (ring_format() == RingFormat::kPacked) return unknown;
+  const VringSetup& ring = planned.setup;
   const absl::StatusOr<uint16_t> used =
-      ring_index(ring.addr.used, ring.big_endian);
+      ring_index(ring.addr.used, ring.big_endian, planned.iotlb);
   const absl::StatusOr<uint16_t> avail =
-      ring_index(ring.addr.avail, ring.big_endian);
+      ring_index(ring.addr.avail, ring.big_endian, planned.iotlb);
   if (!used.ok()) return used.status();
   if (!avail.ok()) return avail.status();
   const bool exact = *used == *avail || acked_.has(kFeatureInOrder);

@@ -106,6 +106,11 @@ Task VhostDev::Impl::bring_up(Scope scope, MonotonicTime deadline) {
     status = judge(ok);
     if (!status.ok()) co_return status;
   }
+  if (traits().has_host_notifiers && !attempt_.queues.empty()) {
+    Task doorbells = hand_out_doorbells(deadline);
+    status = co_await doorbells;
+    if (!status.ok()) co_return status;
+  }
   status = nudge();
   co_return status;
 }
@@ -169,6 +174,8 @@ void VhostDev::Impl::note_kicked(const BatchResult& result) {
     queue.ring = planned.setup;
     queue.format = planned.format;
     queue.vector = planned.vector;
+    queue.iotlb = planned.iotlb;
+    watch_kicks(queue);
   }
 }
 

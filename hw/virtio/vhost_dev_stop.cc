@@ -135,7 +135,8 @@ Task VhostDev::Impl::reset_task() {
     status.Update(judge(done));
   }
   forget_positions();
-  acked_ = FeatureSet();
+  clear_acked_features();
+  iotlb_told_ = false;
   for (Queue& queue : queues_) queue.enabled.reset();
   co_return status;
 }
@@ -145,6 +146,8 @@ Task VhostDev::Impl::reset_task() {
 Task VhostDev::Impl::take_back(std::vector<QueueIndex> queues,
                                MonotonicTime deadline) {
   if (queues.empty()) co_return absl::OkStatus();
+  // ORDER: before the pages behind them are anybody else's.
+  services_.take_host_notifiers(queues);
   Quiesce quiesce;
   for (const QueueIndex vq : queues) {
     quiesce.queues.push_back(find(vq)->backend);

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
 #include "vhostdev/event_loop.h"
 #include "vhostdev/executor.h"
@@ -91,6 +92,23 @@ class VhostContext {
   // The same, driving the devices' back-ends itself and waiting.
   // Errors: kDeadlineExceeded besides.
   absl::Status run_until_log_settled(Duration timeout);
+
+  // `told` runs on the loop soon after a back-end marked pages, at most once
+  // every `interval`: a hint to harvest early, given only by back-ends that can
+  // (the kernel's).  Empty: no more hints.  Set before the log is turned on.
+  // Errors: kResourceExhausted  no descriptors left.
+  // Source: linux/vhost.h, VHOST_SET_LOG_FD.
+  absl::Status set_log_hint(absl::AnyInvocable<void()> told, Duration interval);
+
+  // Whether memory is pinned for some device: pages that the VMM discards
+  // meanwhile (a balloon's, unplugged ones of virtio-mem) are not the ones that
+  // the device uses, so none must be discarded.  True from the init of the
+  // first such device until the last one is destroyed or its connection ends.
+  // QEMU: ram_block_uncoordinated_discard_disable, by vhost-vdpa.
+  bool discards_inhibited() const;
+  // `told` runs on the loop after discards_inhibited() changed; for a device's
+  // init, before its completion.  Empty: nobody is told.
+  void when_discards_change(absl::AnyInvocable<void(bool inhibited)> told);
 
   // The smallest slot count of any back-end; UINT64_MAX without devices.
   // QEMU: vhost_get_max_memslots.

@@ -129,7 +129,9 @@ class VhostDev {
   //         kDeadlineExceeded    it does not answer.
   //         kResourceExhausted   more memory sections than slots.
   //         kInvalidArgument     the QueueMap names a queue it does not have.
-  //         kUnimplemented       config_size given, and it has none.
+  //         kUnimplemented       config_size given, and it has none; or it
+  //                              lacks features that the guest accepted from
+  //                              its predecessor (clear_acked_features).
   // QEMU: vhost_dev_init.
   void init(Completion done);
 
@@ -190,8 +192,31 @@ class VhostDev {
   void set_mtu(uint16_t mtu, Completion done);
   void send_rarp(std::array<uint8_t, 6> mac, Completion done);
 
-  // Socket devices (vsock_device.h): the guest's context id.
+  // Vsock devices: the guest's context id, from 3 up to 2^32 - 2.  Holds until
+  // the connection ends.  States: kReady.
+  // Errors: kInvalidArgument  no guest may have that id.
+  //         kUnimplemented    not a vsock back-end.
+  //         kAborted          it refuses; another guest has the id.
   void set_guest_cid(uint64_t cid, Completion done);
+
+  // Gives up the ownership of the back-end's device, and with it all that the
+  // back-end was told; the next start tells it anew.  States: kReady.
+  // Errors: kUnimplemented  it has no such request.
+  // QEMU: VhostOps::vhost_reset_owner (no caller left).
+  void reset_owner(Completion done);
+
+  // Behind an IOMMU: what [iova, iova + size) stood for does not hold any more.
+  // The VMM answers its guest's unmap when `done` has run: only then the
+  // back-end has forgotten it.  A part of a running ring may be among it: the
+  // device runs on without, and asks again when it needs it; a stop that cannot
+  // look at the ring meanwhile is not confirmed.
+  //
+  // May be called at any time, beside another operation; where the back-end
+  // has no translations there is nothing to do.  A back-end that does not
+  // forget makes the device kBroken.
+  // Errors: kInvalidArgument  an empty range, or one that wraps.
+  // QEMU: vhost_backend_invalidate_device_iotlb.
+  void invalidate_iotlb(uint64_t iova, uint64_t size, Completion done);
 
   // Ends the operation under way: its completion gets kCancelled, the back-end
   // is closed and the device is kBroken.  Nothing under way: nothing happens.
@@ -210,7 +235,9 @@ class VhostDev {
   FeatureSet get_features(FeatureSet table, FeatureSet features) const;
 
   // Adds the bits of `features` that are in `table` to what start() accepts.
-  // Errors: kInvalidArgument  a bit of both that the back-end does not offer.
+  // Errors: kInvalidArgument  a bit of both that the back-end does not offer,
+  //                           or ACCESS_PLATFORM for a device that is behind
+  //                           an IOMMU and a back-end that cannot be.
   // QEMU: vhost_ack_features.
   absl::Status ack_features(FeatureSet table, FeatureSet features);
   FeatureSet acked_features() const;

@@ -119,7 +119,7 @@ struct LogArea {
   void* base = nullptr;  // In this process.
   // Signalled when something was logged, by back-ends that can (the kernel's
   // VHOST_SET_LOG_FD).  Not valid: nobody wants to know.
-  FdRef event;
+  FdRef event = {};
 };
 
 // Adds (access != kNone) or invalidates one translation; `user` is where it

@@ -43,7 +43,8 @@ class VirtioDevice {
   virtual VirtqueueConfig queue(QueueIndex vq) const = 0;
 
   // Whether ring addresses and buffers are IOVAs that BackendServices
-  // translates.
+  // translates, if the driver accepts ACCESS_PLATFORM; one that does not
+  // bypasses the IOMMU.
   virtual bool has_iommu() const { return false; }
 
   // A legacy (pre-1.0) driver of the other byte order.
@@ -91,7 +92,10 @@ class NotifierBinding {
   virtual void raise(VectorIndex vector) = 0;
 
   // How kicks reach and calls leave the back-end; kFd is what virtual machines
-  // want.  kPolling saves a driver in this process all system calls.
+  // want.  kPolling saves a driver in this process all system calls.  kInBand
+  // needs no descriptor on the back-end's side, where its traits have
+  // in_band_notifications; elsewhere it is kFd.  On this side notifiers are
+  // bound all the same: the device reads or signals them on its loop.
   virtual NotifyMode kick_mode(QueueIndex queue) const {
     static_cast<void>(queue);
     return NotifyMode::kFd;

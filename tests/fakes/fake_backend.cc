@@ -18,6 +18,7 @@ namespace vhost::testing {
 namespace {
 
 constexpr uint32_t kMaxConfigAccess = 256;  // Bytes.
+constexpr uint64_t kDoorbellSize = 4096;    // Bytes.
 
 absl::Status unimplemented(absl::string_view what) {
   return absl::UnimplementedError(absl::StrCat(what, ": not offered"));
@@ -47,6 +48,7 @@ void FakeBackend::forget_connection() {
   driver_ok = false;
   config_call.reset();
   iotlb.clear();
+  cid.reset();
 }
 
 void FakeBackend::Run::operator()(const Open& verb) {
@@ -120,6 +122,10 @@ void FakeBackend::Run::operator()(const Configure& verb) {
   }
   if (verb.log.has_value()) {
     step({.kind = StepKind::kLog}, "log", [&] { return set_log(*verb.log); });
+  }
+  for (uint32_t i = 0; i < verb.iotlb.size(); ++i) {
+    step({.kind = StepKind::kIotlb, .index = i}, "iotlb",
+         [&] { return update_iotlb(verb.iotlb[i]); });
   }
   for (const VringSetup& setup : verb.queues) configure_queue(setup);
 }
@@ -298,17 +304,62 @@ void FakeBackend::Run::operator()(const SetConfigCall& verb) {
 }
 
 void FakeBackend::Run::operator()(const UpdateIotlb& verb) {
-  whole([&] {
-    const IotlbEntry& entry = verb.entry;
-    if (entry.size == 0) return fake_refusal("translation of 0 bytes");
-    if (entry.access == IotlbAccess::kNone) {
-      std::erase_if(backend_.iotlb, [&entry](const auto& known) {
-        return known.first < entry.iova + entry.size &&
-               entry.iova < known.first + known.second.size;
-      });
+  if (!traits_.has_iotlb) return no_such_verb("iotlb");
+  step({.kind = StepKind::kIotlb}, "iotlb", [&] { return update_iotlb(verb); });
+}
+
+void FakeBackend::Run::operator()(const KickQueues& verb) {
+  if (!traits_.in_band_notifications) return no_such_verb("in-band kicks");
+  for (const BackendQueue vq : verb.queues) {
+    queue_step(StepKind::kKick, to_int(vq), "kick", [&] {
+      VHOST_RETURN_IF_ERROR(started(to_int(vq)));
+      FakeQueue& queue = backend_.queues[to_int(vq)];
+      if (queue.kick_mode != NotifyMode::kInBand) {
+        return fake_refusal("its kicks do not come in band");
+      }
+      ++queue.in_band_kicks;
       return absl::OkStatus();
+    });
+  }
+}
+
+void FakeBackend::Run::operator()(const GetHostNotifiers& verb) {
+  if (!traits_.has_host_notifiers) return no_such_verb("host notifiers");
+  whole([&] {
+    for (const BackendQueue vq : verb.queues) {
+      VHOST_RETURN_IF_ERROR(started(to_int(vq)));
+      HostNotifierArea& area = result_.host_notifiers.emplace_back();
+      if (backend_.queues_without_doorbell.contains(to_int(vq))) continue;
+      area.fd = UniqueFd(::memfd_create("doorbell", MFD_CLOEXEC));
+      area.offset = uint64_t{to_int(vq)} * kDoorbellSize;
+      area.size = kDoorbellSize;
+      if (!area.fd.valid()) return fake_refusal("no memory for a doorbell");
     }
-    backend_.iotlb[entry.iova] = entry;
+    return absl::OkStatus();
+  });
+}
+
+void FakeBackend::Run::operator()(const ResetOwner&) {
+  if (!backend_.can_reset_owner) return no_such_verb("reset of the owner");
+  whole([&] {
+    for (const auto& [index, queue] : backend_.queues) {
+      if (queue.started) return fake_refusal("queues run");
+    }
+    backend_.forget_connection();
+    return absl::OkStatus();
+  });
+}
+
+void FakeBackend::Run::operator()(const SetGuestCid& verb) {
+  if (!backend_.is_vsock) return no_such_verb("guest CID");
+  whole([&] {
+    if (verb.cid < 3 || verb.cid > 0xffff'fffe) {
+      return fake_refusal(absl::StrCat("no guest has cid ", verb.cid));
+    }
+    if (backend_.cids_in_use.contains(verb.cid)) {
+      return fake_refusal(absl::StrCat("cid ", verb.cid, " is in use"));
+    }
+    backend_.cid = verb.cid;
     return absl::OkStatus();
   });
 }

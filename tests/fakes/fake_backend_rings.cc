@@ -231,6 +231,11 @@ absl::Status FakeBackend::Run::set_addr(const VringSetup& setup) {
     for (const RingPart& part : {addr.desc, addr.avail, addr.used}) {
       VHOST_RETURN_IF_ERROR(reachable(part));
     }
+  } else {
+    const IotlbAccess desc = packed ? IotlbAccess::kBoth : IotlbAccess::kRead;
+    VHOST_RETURN_IF_ERROR(translated(addr.desc, desc));
+    VHOST_RETURN_IF_ERROR(translated(addr.avail, IotlbAccess::kRead));
+    VHOST_RETURN_IF_ERROR(translated(addr.used, IotlbAccess::kWrite));
   }
   if (setup.log_used && backend_.log_size == 0) {
     return fake_refusal("there is no log");
@@ -252,10 +257,46 @@ absl::Status FakeBackend::Run::reachable(const RingPart& part) const {
   return fake_refusal("a ring part lies outside memory");
 }
 
+absl::Status FakeBackend::Run::update_iotlb(const UpdateIotlb& update) {
+  const IotlbEntry& entry = update.entry;
+  if (!traits_.has_iotlb) return fake_refusal("there is no iotlb");
+  if (entry.size == 0) return fake_refusal("translation of 0 bytes");
+  const uint64_t last = entry.iova + (entry.size - 1);
+  if (last < entry.iova) return fake_refusal("translation wraps");
+  if (entry.access == IotlbAccess::kNone) {
+    std::erase_if(backend_.iotlb, [&entry, last](const auto& known) {
+      const IotlbEntry& other = known.second;
+      return known.first <= last && entry.iova <= other.iova + (other.size - 1);
+    });
+    return absl::OkStatus();
+  }
+  VHOST_RETURN_IF_ERROR(
+      reachable({.gpa = entry.gpa, .size = entry.size, .user = update.user}));
+  backend_.iotlb[entry.iova] = entry;
+  return absl::OkStatus();
+}
+
+// Whether all of `part` is translated, whatever the number of pieces.
+absl::Status FakeBackend::Run::translated(const RingPart& part,
+                                          IotlbAccess needed) const {
+  if (part.user != 0) return fake_refusal("a user address behind an IOMMU");
+  const auto bits = static_cast<unsigned>(needed);
+  uint64_t at = part.gpa;
+  while (at - part.gpa < part.size) {
+    const auto next = backend_.iotlb.upper_bound(at);
+    if (next == backend_.iotlb.begin()) break;
+    const IotlbEntry& entry = std::prev(next)->second;
+    const auto given = static_cast<unsigned>(entry.access);
+    if (at - entry.iova >= entry.size || (given & bits) != bits) break;
+    at = entry.iova + entry.size;
+  }
+  if (at - part.gpa >= part.size) return absl::OkStatus();
+  return fake_refusal(absl::StrCat("no translation of a ring part at ", at));
+}
+
 absl::Status FakeBackend::Run::set_notifier(NotifyRef ref, UniqueFd& fd,
                                             NotifyMode& mode) {
-  if (ref.mode() == NotifyMode::kInBand &&
-      (traits_.protocol_features >> kProtocolInbandNotifications & 1) == 0) {
+  if (ref.mode() == NotifyMode::kInBand && !traits_.in_band_notifications) {
     return fake_refusal("in-band notifications are not negotiated");
   }
   if (ref.mode() == NotifyMode::kFd && !open_fd(ref.fd())) {

@@ -37,6 +37,7 @@ class FakeBackend::Run {
     result_.bytes.clear();
     result_.inflight = {};
     result_.fd.reset();
+    result_.host_notifiers.clear();
     return std::move(result_);
   }
 
@@ -64,10 +65,10 @@ class FakeBackend::Run {
   void operator()(const CheckDeviceState&) { no_such_verb("device state"); }
   void operator()(const SetMtu& verb);
   void operator()(const SendRarp&);
-  void operator()(const KickQueues&) { no_such_verb("in-band kicks"); }
-  void operator()(const GetHostNotifiers&) { no_such_verb("host notifiers"); }
-  void operator()(const ResetOwner&) { no_such_verb("reset of the owner"); }
-  void operator()(const SetGuestCid&) { no_such_verb("guest CID"); }
+  void operator()(const KickQueues& verb);
+  void operator()(const GetHostNotifiers& verb);
+  void operator()(const ResetOwner&);
+  void operator()(const SetGuestCid& verb);
 
  private:
   // Does `body` as `step` unless the test planned something else for it.
@@ -112,6 +113,8 @@ class FakeBackend::Run {
   absl::Status set_num(const VringSetup& setup);
   absl::Status set_addr(const VringSetup& setup);
   absl::Status reachable(const RingPart& part) const;
+  absl::Status update_iotlb(const UpdateIotlb& update);
+  absl::Status translated(const RingPart& part, IotlbAccess needed) const;
   absl::Status set_notifier(NotifyRef ref, UniqueFd& fd, NotifyMode& mode);
   absl::Status start(const Go::Queue& queue);
   absl::Status enable(uint32_t index, bool on);

@@ -61,6 +61,10 @@ struct Arguments {
     if (verb.log.has_value()) {
       lines.push_back(absl::StrCat("log=", verb.log->size));
     }
+    for (const UpdateIotlb& update : verb.iotlb) {
+      lines.push_back(absl::StrFormat("iotlb %#x+%d", update.entry.iova,
+                                      update.entry.size));
+    }
     for (const VringSetup& setup : verb.queues) {
       lines.push_back(absl::StrCat(
           queue(setup.index), " num=", setup.num, " base=", to_int(setup.base),
@@ -126,6 +130,15 @@ struct Arguments {
   }
   Lines operator()(const SetMtu& verb) const {
     return {absl::StrCat(verb.mtu)};
+  }
+  Lines operator()(const SetGuestCid& verb) const {
+    return {absl::StrCat(verb.cid)};
+  }
+  Lines operator()(const KickQueues& verb) const {
+    return each(verb.queues, queue);
+  }
+  Lines operator()(const GetHostNotifiers& verb) const {
+    return each(verb.queues, queue);
   }
 
  private:

@@ -54,6 +54,7 @@ BackendTraits like_vdpa() {
   traits.memory_policy = {.align_iova = true, .include_readonly = true};
   traits.per_queue_stop = false;
   traits.may_block = true;
+  traits.pins_memory = true;
   traits.has_config_interrupt = true;
   traits.base_after_stop = BaseAfterStop::kNeedsSuspend;
   traits.features = {kFeatureVersion1, kFeatureEventIdx, kFeatureIndirectDesc};

@@ -25,6 +25,8 @@ BackendTraits before_open(const BackendTraits& offered) {
   traits.per_queue_stop = offered.per_queue_stop;
   traits.may_block = offered.may_block;
   traits.has_config_interrupt = offered.has_config_interrupt;
+  traits.pins_memory = offered.pins_memory;
+  traits.logs_behind_iommu = offered.logs_behind_iommu;
   traits.base_after_stop = offered.base_after_stop;
   traits.resume = offered.resume;
   return traits;
@@ -297,9 +299,9 @@ void FakeVhostOps::change_config(uint32_t offset,
   if (open_ && sink_ != nullptr) sink_->on_config_changed();
 }
 
-void FakeVhostOps::report_vring_call(BackendQueue vq) {
-  if (!open_ || sink_ == nullptr) return;
-  static_cast<void>(sink_->on_vring_call(vq));
+absl::Status FakeVhostOps::report_vring_call(BackendQueue vq) {
+  if (!open_ || sink_ == nullptr) return absl::UnavailableError("not open");
+  return sink_->on_vring_call(vq);
 }
 
 void FakeVhostOps::report_vring_error(BackendQueue vq) {

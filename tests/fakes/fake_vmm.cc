@@ -194,7 +194,12 @@ void RecordingBackendServices::iotlb_access_failed(uint64_t iova,
 
 absl::Status RecordingBackendServices::set_host_notifier(
     QueueIndex queue, HostNotifierArea area) {
-  static_cast<void>(queue);
+  if (!refuse_host_notifiers.ok()) return refuse_host_notifiers;
+  if (area.fd.valid()) {
+    doorbells.insert(to_int(queue));
+  } else {
+    doorbells.erase(to_int(queue));
+  }
   host_notifiers.push_back(std::move(area));
   return absl::OkStatus();
 }

@@ -164,9 +164,13 @@ TEST_F(DeviceLog, ABackEndThatCannotLogIsNamedAndTheRestIsLogged) {
 TEST_F(DeviceLog, ADeviceBehindAnIommuIsNotLogged) {
   BackendTraits traits = testing::like_vhost_user();
   traits.features.set(kFeatureAccessPlatform);
-  traits.kind = "fake";
+  traits.has_iotlb = true;
+  traits.logs_behind_iommu = false;
   guest.iommu = true;
   make_ready(traits);
+  ASSERT_TRUE(
+      dev->ack_features({kFeatureAccessPlatform}, {kFeatureAccessPlatform})
+          .ok());
 
   EXPECT_EQ(log_on().code(), kUnimplemented);
   ASSERT_THAT(dev->migration_blockers(), SizeIs(1));

@@ -20,8 +20,10 @@ namespace {
 class SilentSink final : public BackendSink {
  public:
   void on_config_changed() override {}
-  void on_vring_call(BackendQueue) override {}
-  void on_vring_error(BackendQueue) override {}
+  absl::Status on_vring_call(BackendQueue) override { return absl::OkStatus(); }
+  absl::Status on_vring_error(BackendQueue) override {
+    return absl::OkStatus();
+  }
   void on_lost(const absl::Status&) override {}
   BackendServices& services() override { return services_; }
 

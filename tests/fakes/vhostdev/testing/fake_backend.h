@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -33,6 +34,7 @@ struct FakeQueue {
   NotifyMode call_mode = NotifyMode::kPolling;
   bool started = false;
   bool enabled = false;
+  int in_band_kicks = 0;
 };
 
 // A piece of guest memory as the back-end was told of it.  It holds no
@@ -70,6 +72,11 @@ class FakeBackend {
   std::map<uint32_t, VringBase> harvests;  // What Harvest answers, by queue; a
                                            // queue not here: its own base.
 
+  bool can_reset_owner = false;
+  bool is_vsock = false;
+  std::set<uint64_t> cids_in_use;              // Of other guests.
+  std::set<uint32_t> queues_without_doorbell;  // Among those that have them.
+
   // What it was told.
   std::optional<FeatureSet> features;
   std::map<uint64_t, FakeMemory> memory;  // By guest address.
@@ -82,6 +89,7 @@ class FakeBackend {
   UniqueFd config_call;
   std::map<uint64_t, IotlbEntry> iotlb;  // By IOVA.
   uint16_t mtu = 0;
+  std::optional<uint64_t> cid;
 
  private:
   class Run;

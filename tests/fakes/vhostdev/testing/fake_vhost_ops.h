@@ -21,7 +21,8 @@ namespace vhost::testing {
 // VERSION_1, EVENT_IDX, INDIRECT_DESC and LOG_ALL (without LOG_ALL for vDPA).
 //   vhost-user  8 slots one by one, shared log, config, enable, reset
 //   kernel      64 slots as a whole table, no config
-//   vDPA        config with interrupt, status, no single-queue stop
+//   vDPA        config with interrupt, status, no single-queue stop; pins
+//               memory
 BackendTraits like_vhost_user();
 BackendTraits like_kernel();
 BackendTraits like_vdpa();
@@ -57,6 +58,8 @@ enum class Completes : uint8_t {
 //   GetConfig 0+8               SetConfig 4+2 driver
 //   SetConfigCall call          UpdateIotlb 0x1000+4096
 //   SetDeviceStateFd save       SetMtu 1500       SendRarp
+//   Configure iotlb 0x1000+4096 KickQueues q0     GetHostNotifiers q0
+//   SetGuestCid 3               ResetOwner
 // and what happened besides:
 //   close <code>     abandon <verb>   lost <code>     destroyed
 class FakeVhostOps final : public VhostOps {
@@ -97,7 +100,7 @@ class FakeVhostOps final : public VhostOps {
 
   // The back-end speaks by itself.
   void change_config(uint32_t offset, std::vector<std::byte> bytes);
-  void report_vring_call(BackendQueue vq);
+  absl::Status report_vring_call(BackendQueue vq);
   void report_vring_error(BackendQueue vq);
   // Ends the connection: what is under way completes, all of it unknown.
   void lose(const absl::Status& why);

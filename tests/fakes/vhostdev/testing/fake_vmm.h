@@ -133,9 +133,11 @@ class RecordingBackendEvents final : public BackendEvents {
 class RecordingBackendServices final : public BackendServices {
  public:
   std::vector<IotlbEntry> entries;
-  std::vector<uint64_t> translated;  // IOVAs asked for.
-  std::vector<uint64_t> failed;      // Of iotlb_access_failed.
-  std::vector<HostNotifierArea> host_notifiers;
+  std::vector<uint64_t> translated;              // IOVAs asked for.
+  std::vector<uint64_t> failed;                  // Of iotlb_access_failed.
+  std::vector<HostNotifierArea> host_notifiers;  // All it was given.
+  std::set<uint32_t> doorbells;  // Queues whose area is mapped now.
+  absl::Status refuse_host_notifiers;
 
   // Runs inside translate(): a call from there is refused.
   absl::AnyInvocable<void()> on_translate;
