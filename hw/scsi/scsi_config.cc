@@ -116,11 +116,4 @@ absl::Status check_scsi_endpoint(const ScsiEndpoint& endpoint) {
   return absl::InvalidArgumentError("wwpn: a byte that no name has");
 }
 
-absl::Status check_scsi_abi_version(int version) {
-  if (version <= kScsiAbiVersion) return absl::OkStatus();
-  return absl::UnimplementedError(
-      absl::StrCat("the kernel's vhost-scsi has interface ", version, ", ",
-                   kScsiAbiVersion, " is known here"));
-}
-
 }  // namespace vhost

@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "vhostdev/status.h"
 
 namespace vhost {
 
@@ -61,10 +60,6 @@ void VsockDevice::start(Completion done) {
   VhostDev& dev = state_->dev;
   const uint64_t cid = state_->guest_cid;
   if (cid == 0) return dev.start(std::move(started));
-  const absl::Status possible = check_guest_cid(cid);
-  if (!possible.ok()) {
-    return finish(dev, annotate(possible, "start"), std::move(started));
-  }
   dev.set_guest_cid(cid, [state = state_, started = std::move(started)](
                              absl::Status status) mutable {
     if (!status.ok()) return started(std::move(status));
@@ -73,13 +68,8 @@ void VsockDevice::start(Completion done) {
 }
 
 void VsockDevice::set_guest_cid(uint64_t cid, Completion done) {
-  VhostDev& dev = state_->dev;
-  const absl::Status possible = check_guest_cid(cid);
-  if (!possible.ok()) {
-    return finish(dev, annotate(possible, "set guest cid"), std::move(done));
-  }
-  dev.set_guest_cid(cid, [state = state_, cid,
-                          done = std::move(done)](absl::Status status) mutable {
+  state_->dev.set_guest_cid(cid, [state = state_, cid, done = std::move(done)](
+                                     absl::Status status) mutable {
     if (status.ok()) {
       state->reset_pending = state->reset_pending || state->guest_cid != cid;
       state->guest_cid = cid;

@@ -96,12 +96,6 @@ struct ScsiEndpoint {
 // QEMU: the "wwpn" property of vhost-scsi.
 absl::Status check_scsi_endpoint(const ScsiEndpoint& endpoint);
 
-// The newest interface of vhost-scsi that is known here.
-// Source: linux/vhost.h, VHOST_SCSI_ABI_VERSION.
-inline constexpr int kScsiAbiVersion = 1;
-// Errors: kUnimplemented  the kernel's is newer.
-absl::Status check_scsi_abi_version(int version);
-
 // What a VMM's SCSI host does besides what every device does: it has the
 // configuration space that the kernel does not have.  Beside a VhostDev and on
 // its thread; completions are called, or not, as that one's.  Starting it is

@@ -66,8 +66,8 @@ class VsockDevice {
   void start(Completion done);
 
   // The guest's CID is another one from now on, as after a migration to a host
-  // where the old one is taken.  Tells the back-end and sends the guest a
-  // transport reset.  States: as VhostDev::set_guest_cid.
+  // where the old one is taken.  Tells the back-end; the guest gets a transport
+  // reset when the device runs.  States: kReady.
   // Errors: as start(); the CID stays as it was.
   void set_guest_cid(uint64_t cid, Completion done);
   uint64_t guest_cid() const;

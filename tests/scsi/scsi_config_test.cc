@@ -14,7 +14,6 @@ namespace vhost {
 namespace {
 
 using ::testing::ElementsAre;
-using ::testing::HasSubstr;
 
 TEST(ScsiQueues, AreTwoFixedOnesAndThoseOfRequests) {
   const ScsiQueues queues(4);
@@ -78,14 +77,6 @@ TEST(ScsiEndpoint, HasANameThatTheKernelCanHold) {
   EXPECT_TRUE(absl::IsInvalidArgument(check("naa.\n")));
   EXPECT_TRUE(absl::IsInvalidArgument(check("naa./..")));
   EXPECT_TRUE(absl::IsInvalidArgument(check(std::string("naa\0x", 5))));
-}
-
-TEST(ScsiAbi, ThatIsNewerIsRefused) {
-  EXPECT_TRUE(check_scsi_abi_version(1).ok());
-  EXPECT_TRUE(check_scsi_abi_version(0).ok());
-  const absl::Status newer = check_scsi_abi_version(2);
-  EXPECT_TRUE(absl::IsUnimplemented(newer));
-  EXPECT_THAT(std::string(newer.message()), HasSubstr("interface 2"));
 }
 
 }  // namespace

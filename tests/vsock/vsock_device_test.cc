@@ -11,7 +11,6 @@
 #include <vector>
 
 #include "tests/virtio/device_fixture.h"
-#include "tests/vsock/cid_ops.h"
 
 namespace vhost {
 namespace {
@@ -46,15 +45,14 @@ class VsockDeviceTest : public DeviceTest {
     const auto config = encode_vsock_config(kBackendsCid);
     ops->backend.config.assign(config.begin(), config.end());
     journal = fake->shared_journal;
-    auto cid_ops = std::make_unique<testing::CidOps>(std::move(fake));
-    backend = cid_ops->record();
+    backend = &ops->backend;
+    backend->is_vsock = true;
     VhostDev::Options dev_options;
     dev_options.name = "vsock";
     dev_options.queues = VsockQueues::map();
     if (has_config) dev_options.config_size = kVsockConfigSize;
-    dev =
-        std::make_unique<VhostDev>(context, std::move(cid_ops), guest, binding,
-                                   events, &services, std::move(dev_options));
+    dev = std::make_unique<VhostDev>(context, std::move(fake), guest, binding,
+                                     events, &services, std::move(dev_options));
     vsock = std::make_unique<VsockDevice>(
         *dev, VsockDevice::Options{
                   .guest_cid = guest_cid,
@@ -82,7 +80,7 @@ class VsockDeviceTest : public DeviceTest {
     });
   }
 
-  std::shared_ptr<testing::CidOps::Record> backend;
+  testing::FakeBackend* backend = nullptr;
   std::unique_ptr<VsockDevice> vsock;
   int event_buffers = 0;
   int sent_events = 0;
@@ -120,13 +118,13 @@ TEST_F(VsockDeviceTest, TellsTheCidAgainToANewBackEnd) {
 
 TEST_F(VsockDeviceTest, DoesNotStartWithTheCidOfAnotherGuest) {
   make_vsock(77);
-  backend->taken = {77};
+  backend->cids_in_use = {77};
   const absl::Status status = start_vsock();
   EXPECT_TRUE(absl::IsAborted(status)) << status;
   EXPECT_THAT(std::string(status.message()),
               AllOf(HasSubstr("set guest cid"), HasSubstr("in use")));
   EXPECT_EQ(dev->state(), DeviceState::kReady);
-  backend->taken.clear();
+  backend->cids_in_use.clear();
   EXPECT_TRUE(start_vsock().ok());
 }
 
@@ -144,32 +142,39 @@ TEST_F(VsockDeviceTest, DoesNotStartWithACidThatNoGuestHas) {
 
 TEST_F(VsockDeviceTest, SaysSoWhereTheBackEndTakesNoCid) {
   make_vsock(77);
-  backend->takes_cid = false;
+  backend->is_vsock = false;
   EXPECT_TRUE(absl::IsUnimplemented(start_vsock()));
 }
 
 TEST_F(VsockDeviceTest, AnotherCidIsToldAndTheGuestHearsOfIt) {
   make_vsock(77);
   ASSERT_TRUE(start_vsock().ok());
-  event_buffers = 1;
+  event_buffers = 2;
+  EXPECT_TRUE(absl::IsFailedPrecondition(set_cid(78))) << "while it runs";
+  ASSERT_TRUE(stop().ok());
   ASSERT_TRUE(set_cid(78).ok());
   EXPECT_EQ(backend->cid, 78u);
   EXPECT_EQ(vsock->guest_cid(), 78u);
+  EXPECT_EQ(sent_events, 0);
+  ASSERT_TRUE(start_vsock().ok());
   EXPECT_EQ(sent_events, 1);
-  event_buffers = 1;
+  ASSERT_TRUE(stop().ok());
   ASSERT_TRUE(set_cid(78).ok());
+  ASSERT_TRUE(start_vsock().ok());
   EXPECT_EQ(sent_events, 1) << "it is the same";
 }
 
 TEST_F(VsockDeviceTest, ACidThatIsRefusedChangesNothing) {
   make_vsock(77);
   ASSERT_TRUE(start_vsock().ok());
+  ASSERT_TRUE(stop().ok());
   event_buffers = 1;
-  backend->taken = {78};
+  backend->cids_in_use = {78};
   EXPECT_TRUE(absl::IsAborted(set_cid(78)));
   EXPECT_TRUE(absl::IsInvalidArgument(set_cid(2)));
   EXPECT_EQ(vsock->guest_cid(), 77u);
   EXPECT_EQ(backend->cid, 77u);
+  ASSERT_TRUE(start_vsock().ok());
   EXPECT_EQ(sent_events, 0);
 }
 
