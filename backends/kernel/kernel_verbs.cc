@@ -294,13 +294,16 @@ absl::Status VhostKernelOps::harvest(BackendQueue vq, uint32_t& base) {
 
 void VhostKernelOps::run(const ResetOwner&, Steps& steps) {
   absl::Status status;
+  Offer offer;  // As before.
   for (size_t i = 0; status.ok() && i < devices_.size(); ++i) {
     status = devices_[i].reset_owner();
     // The first may have no such request: then nothing has changed.
     if (!status.ok() && i == 0) break;
     if (status.ok()) {
-      status = own(devices_[i], BackendQueue{static_cast<uint32_t>(i) *
-                                             layout_.queues_per_device});
+      status = own(
+          devices_[i],
+          BackendQueue{static_cast<uint32_t>(i) * layout_.queues_per_device},
+          offer);
     }
     if (!status.ok()) {
       status = absl::UnavailableError(

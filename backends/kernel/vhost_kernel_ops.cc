@@ -126,19 +126,19 @@ absl::Status VhostKernelOps::open_all() {
       static_cast<uint32_t>(layout_.files.size()) * layout_.queues_per_device;
   queues_.clear();
   queues_.resize(queues);
-  traits_.features = FeatureSet::from_words(~uint64_t{0}, ~uint64_t{0});
-  backend_features_ = ~uint64_t{0};
+  Offer offer;
   for (size_t i = 0; i < layout_.files.size(); ++i) {
     auto file = open_file(layout_.files[i]);
     if (!file.ok()) return file.status();
     const BackendQueue first{static_cast<uint32_t>(i) *
                              layout_.queues_per_device};
     devices_.emplace_back(*std::move(file), first, counters_);
-    VHOST_RETURN_IF_ERROR(own(devices_.back(), first));
+    VHOST_RETURN_IF_ERROR(own(devices_.back(), first, offer));
   }
   // Only now is the module there, which the first open may have loaded.
   if (max_regions_ == 0) max_regions_ = system_.max_memory_regions();
-  FeatureSet offered = traits_.features;
+  backend_features_ = offer.backend_features;
+  FeatureSet offered = offer.features;
   VHOST_RETURN_IF_ERROR(choose_features(offered));
   traits_.features = offered;
   traits_.max_queues = queues;
@@ -147,7 +147,8 @@ absl::Status VhostKernelOps::open_all() {
   return absl::OkStatus();
 }
 
-absl::Status VhostKernelOps::own(KernelDevice& device, BackendQueue first) {
+absl::Status VhostKernelOps::own(KernelDevice& device, BackendQueue first,
+                                 Offer& offer) {
   if (layout_.worker_thread != VhostWorkerThread::kDefault) {
     VHOST_RETURN_IF_ERROR(device.set_fork_from_owner(
         layout_.worker_thread == VhostWorkerThread::kOwnersTask));
@@ -155,9 +156,9 @@ absl::Status VhostKernelOps::own(KernelDevice& device, BackendQueue first) {
   VHOST_RETURN_IF_ERROR(device.set_owner());
   const absl::StatusOr<FeatureSet> features = device.features();
   if (!features.ok()) return features.status();
-  traits_.features = traits_.features & *features;
+  offer.features = offer.features & *features;
   // A kernel without this request has none to offer.
-  backend_features_ &= device.backend_features().value_or(0);
+  offer.backend_features &= device.backend_features().value_or(0);
   const absl::StatusOr<uint32_t> busyloop =
       busyloop_microseconds(layout_.busyloop);
   if (!busyloop.ok()) return busyloop.status();

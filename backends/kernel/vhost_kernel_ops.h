@@ -61,7 +61,7 @@ class VhostKernelOps : public VhostOps {
 
   // -- The device class's part ---------------------------------------------
 
-  // `device` was opened and owned.  What it offers is traits_.features.
+  // `device` was opened and is owned.
   virtual absl::Status prepare(KernelDevice& device) = 0;
   // After all devices: what of the offer the guest may see.
   virtual absl::Status choose_features(FeatureSet& offered) = 0;
@@ -132,7 +132,12 @@ class VhostKernelOps : public VhostOps {
   // Opening (vhost_kernel_ops.cc).
   absl::Status open_all();
   absl::StatusOr<std::unique_ptr<VhostFile>> open_file(VhostDeviceFile& file);
-  absl::Status own(KernelDevice& device, BackendQueue first);
+  // What all devices offer, those before included.
+  struct Offer {
+    FeatureSet features = FeatureSet::from_words(~uint64_t{0}, ~uint64_t{0});
+    uint64_t backend_features = ~uint64_t{0};
+  };
+  absl::Status own(KernelDevice& device, BackendQueue first, Offer& offer);
   void forget_everything();
   void drop_devices();
   void lose(const absl::Status& why);

@@ -22,6 +22,11 @@ constexpr int kMostTries = 512;
 // header on receive and strips it on transmit.
 constexpr unsigned kKernelHasHeader = VHOST_NET_F_VIRTIO_NET_HDR;
 
+// What the VMM does, not whoever moves frames: offered as far as this back-end
+// is concerned, and not told to the kernel, which does not know them.
+constexpr FeatureSet kVmmsOwn = {kNetFeatureMq, kNetFeatureCtrlVq,
+                                 kNetFeatureGuestAnnounce};
+
 std::vector<VhostDeviceFile> files_of(const VhostNetOptions& options) {
   std::vector<VhostDeviceFile> out;
   for (size_t i = 0; i < options.taps.size(); ++i) {
@@ -66,10 +71,13 @@ absl::Status VhostNetOps::choose_features(FeatureSet& offered) {
     offered.clear(kNetFeatureMrgRxbuf).clear(kFeatureVersion1);
   }
   offered.clear(kKernelHasHeader);
+  offered = offered | kVmmsOwn;
+  offered.set(kNetFeatureMq, options_.taps.size() > 1);
   return absl::OkStatus();
 }
 
 FeatureSet VhostNetOps::kernel_features(FeatureSet features) const {
+  features = features - kVmmsOwn;
   return features.set(kKernelHasHeader, !options_.tap_has_vnet_header);
 }
 

@@ -246,6 +246,17 @@ TEST_F(KernelNetOps, AClosedDeviceDoesNothingUntilItIsOpenedAgain) {
   EXPECT_FALSE(kernel_.running(0));
 }
 
+TEST_F(KernelNetOps, WhatTheVmmDoesItselfIsOfferedAndNotToldToTheKernel) {
+  open();
+  const FeatureSet own = {kNetFeatureMq, kNetFeatureCtrlVq,
+                          kNetFeatureGuestAnnounce};
+  ASSERT_TRUE(ops_->traits().features.contains(own));
+  ASSERT_EQ(do_verb(SetFeatures{own | FeatureSet{kFeatureVersion1}}),
+            absl::OkStatus());
+  EXPECT_EQ(kernel_.open_devices()[0]->features,
+            uint64_t{1} << kFeatureVersion1);
+}
+
 // -- The tap's header (rule 20) ----------------------------------------------
 
 TEST_F(KernelNetOps, ATapWithoutHeaderHasTheKernelMakeOne) {
@@ -433,6 +444,7 @@ TEST_F(KernelNetOps, AfterResetOwnerItIsAsAfterOpen) {
     EXPECT_THAT(device->table, IsEmpty());
   }
   EXPECT_EQ(do_verb(Harvest{guest_.all()}).code(), Code::kAborted);
+  EXPECT_TRUE(ops_->traits().features.has(kNetFeatureMq));
   ASSERT_EQ(do_verb(kFeatures), absl::OkStatus());
   ASSERT_EQ(do_verb(guest_.configure()), absl::OkStatus());
   ASSERT_EQ(do_verb(guest_.go()), absl::OkStatus());
