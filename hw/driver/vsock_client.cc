@@ -24,6 +24,11 @@ constexpr uint32_t kMostStreamBuffer = 1u << 30;
 
 MonotonicTime clock_now() { return std::chrono::steady_clock::now(); }
 
+// Not soon the same again.
+uint32_t some_port() {
+  return static_cast<uint32_t>(clock_now().time_since_epoch().count() / 1024);
+}
+
 uint32_t queues_of(const VirtioDriver& driver) {
   return driver.started().fixed + driver.started().queues;
 }
@@ -69,7 +74,7 @@ struct VsockClient::Impl {
   Impl(VirtioDriver& virtio_driver, const Options& chosen)
       : driver(virtio_driver),
         options(chosen),
-        streams(chosen),
+        streams(chosen, some_port()),
         generation(virtio_driver.config_generation()) {}
 
   absl::Status make_queues();

@@ -19,10 +19,11 @@ absl::Status no_stream(VsockStream id) {
 
 }  // namespace
 
-VsockStreams::VsockStreams(const VsockClient::Options& options)
+VsockStreams::VsockStreams(const VsockClient::Options& options,
+                           uint32_t first_port)
     : options_(options),
       guest_cid_(options.guest_cid),
-      next_port_(kFirstFreePort) {}
+      next_port_(kFirstFreePort + first_port % (UINT32_MAX - kFirstFreePort)) {}
 
 VsockStreams::Stream* VsockStreams::find(VsockStream id) {
   const auto found = streams_.find(id);

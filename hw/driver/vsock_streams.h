@@ -31,7 +31,11 @@ class VsockStreams {
   // Bytes of credit that are made use of, at most.
   static constexpr uint32_t kMostCredit = 0x7fffffff;
 
-  explicit VsockStreams(const VsockClient::Options& options);
+  // `first_port`: where the search for a free one begins, any number.  Another
+  // one for each guest of a host: it may still speak to the streams of the one
+  // before.
+  explicit VsockStreams(const VsockClient::Options& options,
+                        uint32_t first_port = 0);
 
   uint64_t guest_cid() const { return guest_cid_; }
   uint64_t stray() const { return stray_; }

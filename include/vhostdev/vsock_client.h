@@ -47,7 +47,8 @@ struct VsockStreamInfo {
 //
 // Bytes are copied in and out, what a peer sends is checked, and what it may
 // send is bounded: a stream that breaks the rules is reset, a device that does
-// so ends the client.
+// so ends the client.  What a method asks of the peer goes out with the next
+// kick(), poll() or wait().
 //
 // Thread: one thread owns the client and its queues; the context's loop thread
 // if the device has an event queue.

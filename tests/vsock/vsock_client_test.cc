@@ -299,6 +299,21 @@ TEST_F(VsockClientTest, RunsAgainAfterAStop) {
   }
 }
 
+// The host may still speak to a stream that was not closed.
+TEST_F(VsockClientTest, ANewClientUsesOtherPortsThanTheOneBefore) {
+  start();
+  const auto before = client().connect({2, 1});
+  ASSERT_TRUE(before.ok());
+  const uint32_t port = guest->info(*before).local.port;
+  EXPECT_GE(port, 0x40000000u);
+  ASSERT_TRUE(guest->stop().ok());
+  guest->drop_client();
+  ASSERT_TRUE(guest->start().ok());
+  const auto after = client().connect({2, 1});
+  ASSERT_TRUE(after.ok());
+  EXPECT_NE(guest->info(*after).local.port, port);
+}
+
 TEST_F(VsockClientTest, HasNoMoreStreamsThanItMay) {
   guest_options.client.max_streams = 2;
   start();
