@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 
@@ -26,9 +27,9 @@ Bytes request(uint32_t id, const Bytes& payload = {}, uint32_t flags = kAsk) {
   const Header header = {.request = id,
                          .flags = flags,
                          .size = static_cast<uint32_t>(payload.size())};
-  Bytes out(sizeof(header));
+  Bytes out(sizeof(header) + payload.size());
   std::memcpy(out.data(), &header, sizeof(header));
-  out.insert(out.end(), payload.begin(), payload.end());
+  std::copy(payload.begin(), payload.end(), out.data() + sizeof(header));
   return out;
 }
 

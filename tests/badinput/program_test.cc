@@ -170,8 +170,8 @@ INSTANTIATE_TEST_SUITE_P(
                                config_at(4), "DATA_LOSS", "GET_CONFIG"},
                       BadValue{"AStatusThatDoesNotStick", kGetStatus, u64(3),
                                "ABORTED", "GET_STATUS"}),
-    [](const ::testing::TestParamInfo<BadValue>& info) {
-      return std::string(info.param.name);
+    [](const ::testing::TestParamInfo<BadValue>& one) {
+      return std::string(one.param.name);
     });
 
 // ---------------------------------------------------------------------------
@@ -204,8 +204,8 @@ INSTANTIATE_TEST_SUITE_P(
         RingLie{"ARequestThatIsNotInFlight", ModelFault::kUsedTwice,
                 "device completed descriptor "},
         RingLie{"TheLength", ModelFault::kLength, "device wrote 514 bytes"}),
-    [](const ::testing::TestParamInfo<RingLie>& info) {
-      return std::string(info.param.name);
+    [](const ::testing::TestParamInfo<RingLie>& one) {
+      return std::string(one.param.name);
     });
 
 TEST(VhostctlAgainstABackEnd, WhoseRequestsNeverEndIsGivenUp) {

@@ -121,8 +121,8 @@ INSTANTIATE_TEST_SUITE_P(
         Lie{"ARequestThatIsNotInFlight", ModelFault::kUsedTwice,
             "where no request is in flight"},
         Lie{"TheLength", ModelFault::kLength, "device wrote 4098 bytes"}),
-    [](const ::testing::TestParamInfo<Lie>& info) {
-      return std::string(info.param.name);
+    [](const ::testing::TestParamInfo<Lie>& one) {
+      return std::string(one.param.name);
     });
 
 }  // namespace

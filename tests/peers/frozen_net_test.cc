@@ -37,8 +37,8 @@ TEST_P(FrozenNet, IsGivenUpAndServesTheNext) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Peers, FrozenNet, ::testing::ValuesIn(kFrozenAt),
-                         [](const ::testing::TestParamInfo<FrozenAt>& info) {
-                           return name_of(info.param);
+                         [](const ::testing::TestParamInfo<FrozenAt>& one) {
+                           return name_of(one.param);
                          });
 
 }  // namespace

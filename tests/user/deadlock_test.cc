@@ -165,8 +165,8 @@ TEST_P(BothWait, AConfigurationChangeAMissAndACallAreAnsweredTogether) {
 }
 
 INSTANTIATE_TEST_SUITE_P(With, BothWait, ::testing::ValuesIn(kVerbs),
-                         [](const ::testing::TestParamInfo<Waiting>& info) {
-                           return std::string(info.param.name);
+                         [](const ::testing::TestParamInfo<Waiting>& one) {
+                           return std::string(one.param.name);
                          });
 
 // The miss is there before we begin to wait.

@@ -207,8 +207,8 @@ TEST_P(DeviceAndPeerWait, AndNeitherForEver) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Of, DeviceAndPeerWait, ::testing::ValuesIn(kDeeds),
-                         [](const ::testing::TestParamInfo<Deed>& info) {
-                           return std::string(info.param.name);
+                         [](const ::testing::TestParamInfo<Deed>& one) {
+                           return std::string(one.param.name);
                          });
 
 }  // namespace

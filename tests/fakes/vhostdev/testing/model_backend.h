@@ -51,7 +51,7 @@ struct ModelOptions {
   std::chrono::nanoseconds latency{0};
 
   // The request that is handed back with a lie, once `fault_after` requests of
-  // the same ring, since the ring was started, were handed back well.
+  // its ring since the start were handed back well; receive queues never lie.
   ModelFault fault = ModelFault::kNone;
   uint64_t fault_after = 0;
 
