@@ -5,11 +5,10 @@
 // Each answer: iova page:u8 pages:u8 gpa page:u8 kind:u8; kind: bits 0-1
 // access, bit 2 odd iova, bit 3 odd gpa, bit 4 odd size, bit 5 the top of the
 // address space.
-#include <array>
 #include <cstdlib>
 #include <memory>
-#include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "hw/virtio/ring_layout.h"
@@ -60,11 +59,12 @@ MemorySection piece(uint64_t gpa, uint64_t pages, uint64_t host) {
   MemorySection section;
   section.gpa = gpa * kPage;
   section.size = pages * kPage;
-  section.region = std::make_shared<const MemoryRegion>(
-      MemoryRegion::Options{.name = "ram",
-                            .host = reinterpret_cast<std::byte*>(host),
-                            .size = pages * kPage,
-                            .page_size = kPage});
+  MemoryRegion::Options options;
+  options.name = "ram";
+  options.host = reinterpret_cast<std::byte*>(host);
+  options.size = pages * kPage;
+  options.page_size = kPage;
+  section.region = std::make_shared<const MemoryRegion>(std::move(options));
   return section;
 }
 
