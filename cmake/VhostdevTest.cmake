@@ -43,6 +43,23 @@ target_compile_options(vhostdev_test_pch PRIVATE -fPIE)
 target_precompile_headers(vhostdev_test_pch PRIVATE
                           ${PROJECT_SOURCE_DIR}/tests/pch.h)
 
+# _vhostdev_test_binary(<binary> SOURCES <file>... [LIBS <target>...])
+#
+# A gtest binary in bin/, if all rooms in LIBS are part of this build.
+function(_vhostdev_test_binary target)
+  cmake_parse_arguments(PARSE_ARGV 1 ARG "" "" "SOURCES;LIBS")
+  _vhostdev_test_libs(${target} skip ${ARG_LIBS})
+  if(skip)
+    return()
+  endif()
+  add_executable(${target} ${ARG_SOURCES})
+  target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR})
+  target_link_libraries(${target} PRIVATE GTest::gmock_main
+                                            ${_vhostdev_libs})
+  add_dependencies(all_tests ${target})
+  target_precompile_headers(${target} REUSE_FROM vhostdev_test_pch)
+endfunction()
+
 # vhostdev_test(NAME <binary> LABEL <label> SOURCES <file>...
 #               [LIBS <target>...] [TIMEOUT <seconds per test>] [SERIAL])
 #
@@ -64,16 +81,10 @@ function(vhostdev_test)
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 60)
   endif()
-  _vhostdev_test_libs(${ARG_NAME} skip ${ARG_LIBS})
-  if(skip)
+  _vhostdev_test_binary(${ARG_NAME} SOURCES ${ARG_SOURCES} LIBS ${ARG_LIBS})
+  if(NOT TARGET ${ARG_NAME})
     return()
   endif()
-  add_executable(${ARG_NAME} ${ARG_SOURCES})
-  target_include_directories(${ARG_NAME} PRIVATE ${PROJECT_SOURCE_DIR})
-  target_link_libraries(${ARG_NAME} PRIVATE GTest::gmock_main
-                                            ${_vhostdev_libs})
-  add_dependencies(all_tests ${ARG_NAME})
-  target_precompile_headers(${ARG_NAME} REUSE_FROM vhostdev_test_pch)
   gtest_discover_tests(
     ${ARG_NAME}
     TEST_PREFIX ${ARG_NAME}.

@@ -8,7 +8,8 @@ report.py --self-test
 FOLDER has a file "times" with lines "<part> <seconds> passed|failed <command>"
 and the JUnit files (*.xml) that ctest wrote.  Prints the skipped tests with
 their reasons, the time of each part next to its budget, and the number of
-tests.  Fails if a test failed or a part took longer than its budget.
+tests.  A ctest with many tests of gtest in it (one boot of a guest) names those
+that failed or were skipped.  Fails if a test failed or a part took longer than its budget.
 """
 
 import collections
@@ -21,6 +22,8 @@ import tempfile
 import xml.etree.ElementTree
 
 SKIPPED = re.compile(r"Skipped\n(.*?)(?:\n\[|\Z)", re.S)
+SKIPPED_WITHIN = re.compile(r"Skipped\n(.*?)\n\[  SKIPPED \] (\S+) \(", re.S)
+FAILED_WITHIN = re.compile(r"^\[  FAILED  \] (\S+?)(?:,.*)? \(\d+ ms\)$", re.M)
 
 
 def read_budgets(path):
@@ -32,8 +35,19 @@ def skip_reason(test):
     """What the test printed with GTEST_SKIP, on one line."""
     output = test.findtext("system-out") or ""
     reason = SKIPPED.search(output)
-    text = reason[1] if reason else output or "it was not run"
+    return on_one_line(reason[1] if reason else output or "it was not run")
+
+
+def on_one_line(text):
     return " ".join(text.split())[:200]
+
+
+def was_skipped(test):
+    """Whether it skipped itself, with GTEST_SKIP or SKIP_RETURN_CODE."""
+    skipped = test.find("skipped")
+    return skipped is not None and (
+        "Skipped" in (test.findtext("system-out") or "")
+        or "SKIP_RETURN_CODE" in (skipped.get("message") or ""))
 
 
 def report(folder, budgets):
@@ -51,15 +65,20 @@ def report(folder, budgets):
     for file in sorted(folder.glob("*.xml")):
         for test in xml.etree.ElementTree.parse(file).getroot().iter("testcase"):
             name = f"{test.get('name')} ({file.stem})"
+            output = test.findtext("system-out") or ""
             if test.get("status") == "run":
                 counts["passed"] += 1
-            elif test.find("skipped") is not None and "Skipped" in (
-                    test.findtext("system-out") or ""):
+                for reason, within in SKIPPED_WITHIN.findall(output):
+                    counts["skipped"] += 1
+                    skipped.append(f"  {name}, {within}: {on_one_line(reason)}")
+            elif was_skipped(test):
                 counts["skipped"] += 1
                 skipped.append(f"  {name}: {skip_reason(test)}")
             else:
                 counts["failed"] += 1
-                failed.append(f"  {name}")
+                within = FAILED_WITHIN.findall(output)
+                failed.append("".join([f"  {name}"] +
+                                      [f"\n    {test}" for test in within]))
 
     print("\nskipped:" if skipped else "\nskipped: none")
     print("\n".join(skipped), end="\n" if skipped else "")
@@ -85,7 +104,17 @@ def self_test():
                        "</system-out>")
     skip = test.format("notrun", "<skipped/><system-out>x_test.cc:3: Skipped\n"
                        "no device\n[  SKIPPED ]</system-out>")
+    boot = test.format("notrun", '<skipped message="SKIP_RETURN_CODE=126"/>'
+                       "<system-out>run-in-guest: no kernel</system-out>")
+    inner = test.format("{}", "{}<system-out>[ RUN      ] S.Skips\nx.cc:3: "
+                        "Skipped\nno tap\n[  SKIPPED ] S.Skips (0 ms)\n"
+                        "[  FAILED  ] S.Fails/0, where GetParam() = 1 (2 ms)\n"
+                        "[  FAILED  ] S.Fails/0, where</system-out>")
     runs = (
+        (True, ctest, boot, "a (dev): run-in-guest: no kernel"),
+        (True, ctest, inner.format("run", ""), "a (dev), S.Skips: no tap"),
+        (False, ctest, inner.format("fail", "<failure/>"),
+         "a (dev)\n    S.Fails/0\n\n"),
         (True, ctest, good + skip, "a (dev): no device"),
         (True, ctest, good, "skipped: none"),
         (False, ctest, good + bad, "1 passed, 1 failed, 0 skipped"),

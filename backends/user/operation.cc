@@ -136,8 +136,11 @@ void Batch::send(Step step, Request id, const Payload& payload, bool ask,
                  Extra extra) {
   const uint32_t number = operation_->add_step(step);
   const ReplyRule rule = spec_of(id).rule;
-  const bool need_reply = ask && (rule == ReplyRule::kAckIfAsked ||
-                                  rule == ReplyRule::kPostcopyBody);
+  // IOTLB_MSG has a reply of its own by the specification; some back-ends
+  // (DPDK) answer only where they are asked to.
+  const bool need_reply =
+      ask && (rule == ReplyRule::kAckIfAsked ||
+              rule == ReplyRule::kPostcopyBody || id == Request::kIotlbMsg);
   // SET_LOG_BASE is sent only where it has a reply of its own.
   fenced_ = rule == ReplyRule::kAlways || rule == ReplyRule::kIfLogShmfd;
   sent_ = true;

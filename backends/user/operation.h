@@ -111,6 +111,9 @@ class Batch {
     send(step, id, payload, false, {});
   }
 
+  // A step for which there is nothing to send.
+  void note(Step step) { operation_->add_step(step); }
+
   // From now on requests ask for acks.
   void set_acks(bool acks) { acks_ = acks; }
 

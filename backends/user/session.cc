@@ -2,6 +2,7 @@
 #include "backends/user/session.h"
 
 #include <algorithm>
+#include <variant>
 
 #include "absl/status/status.h"
 #include "backends/user/wire.h"
@@ -16,8 +17,7 @@ constexpr uint64_t mask_of(Bits... bits) {
 
 // An explicit list: a feature that is not implemented here must not be accepted
 // because a newer back-end happens to offer it.  Left out: CRYPTO_SESSION,
-// SHARED_OBJECT and SHMEM_MAP (no verb asks for them), PAGEFAULT,
-// INBAND_NOTIFICATIONS and XEN_MMAP.
+// SHARED_OBJECT and SHMEM_MAP (no verb asks for them), PAGEFAULT and XEN_MMAP.
 constexpr uint64_t kImplemented =
     mask_of(kProtocolMq, kProtocolLogShmfd, kProtocolRarp, kProtocolReplyAck,
             kProtocolMtu, kProtocolBackendReq, kProtocolCrossEndian,
@@ -27,10 +27,12 @@ constexpr uint64_t kImplemented =
 
 // Implemented, but only for a front-end that asks for them by name:
 // GET_VRING_BASE_INFLIGHT lets a back-end stop with requests in flight, which
-// loses them where nobody keeps the inflight area; and old rust-vmm back-ends
-// offer bit 21 and mean something else.
+// loses them where nobody keeps the inflight area; old rust-vmm back-ends offer
+// bit 21 and mean something else; and a message for each notification is what
+// the specification advises against unless it is needed.
 constexpr uint64_t kOnRequest =
-    mask_of(kProtocolGetVringBaseInflight, kProtocolGpaAddresses);
+    mask_of(kProtocolGetVringBaseInflight, kProtocolGpaAddresses,
+            kProtocolInbandNotifications);
 
 // As many as libvhost-user has: enough for a guest without joined sections.
 constexpr uint64_t kAmpleSlots = 32;
@@ -57,6 +59,10 @@ absl::StatusOr<uint64_t> choose_protocol_features(
   if (!has(out, kProtocolBackendReq) || !has(out, kProtocolBackendSendFd)) {
     out &= ~bit_mask(kProtocolHostNotifier);
   }
+  // It is an error to accept it without the way back and without acks.
+  if (!has(out, kProtocolBackendReq) || !has(out, kProtocolReplyAck)) {
+    out &= ~bit_mask(kProtocolInbandNotifications);
+  }
   const bool iommu = features.has(kFeatureAccessPlatform);
   if (iommu &&
       (!has(out, kProtocolReplyAck) || !has(out, kProtocolBackendReq))) {
@@ -64,13 +70,35 @@ absl::StatusOr<uint64_t> choose_protocol_features(
         "back-end offers ACCESS_PLATFORM without REPLY_ACK and BACKEND_REQ");
   }
   // A channel that nothing would come through costs descriptors for nothing.
-  const bool useful =
-      iommu || has(out, kProtocolConfig) || has(out, kProtocolHostNotifier);
+  const bool useful = iommu || has(out, kProtocolConfig) ||
+                      has(out, kProtocolHostNotifier) ||
+                      has(out, kProtocolInbandNotifications);
   if (!useful) out &= ~bit_mask(kProtocolBackendReq);
   if (!has(out, kProtocolBackendReq) || !has(out, kProtocolHostNotifier)) {
     out &= ~bit_mask(kProtocolBackendSendFd);
   }
   return out;
+}
+
+void remember(const Verb& verb, Session& session) {
+  const auto note = [](std::bitset<kMaxUserQueues>& told, BackendQueue vq,
+                       const NotifyRef& notifier) {
+    if (notifier.mode() != NotifyMode::kInBand) told.set(to_int(vq));
+  };
+  if (const auto* features = std::get_if<SetFeatures>(&verb)) {
+    session.accepted = features->features;
+    session.accepted.set(kFeatureProtocolFeatures,
+                         session.offered.has(kFeatureProtocolFeatures));
+  } else if (const auto* configure = std::get_if<Configure>(&verb)) {
+    for (const VringSetup& vring : configure->queues) {
+      note(session.told_call, vring.index, vring.call);
+      note(session.told_err, vring.index, vring.err);
+    }
+  } else if (const auto* calls = std::get_if<SetCalls>(&verb)) {
+    for (const SetCalls::Queue& queue : calls->queues) {
+      note(session.told_call, queue.index, queue.call);
+    }
+  }
 }
 
 BackendTraits initial_traits() {
@@ -107,6 +135,8 @@ BackendTraits traits_of(const Session& session) {
   out.has_inflight = session.has(kProtocolInflightShmfd);
   out.has_device_state = session.has(kProtocolDeviceState);
   out.has_backend_channel = session.has(kProtocolBackendReq);
+  out.has_iotlb = session.offers_iommu();
+  out.in_band_notifications = session.in_band();
   out.acks_requests = session.acks();
   out.protocol_features = session.protocol;
   out.offered_protocol_features = session.offered_protocol;

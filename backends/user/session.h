@@ -2,6 +2,7 @@
 #ifndef BACKENDS_USER_SESSION_H_
 #define BACKENDS_USER_SESSION_H_
 
+#include <bitset>
 #include <cstdint>
 #include <memory>
 
@@ -25,20 +26,33 @@ struct Session {
   FeatureSet accepted;    // By SET_FEATURES.
   uint64_t queue_num = 1;
   uint64_t memory_slots = 0;
-  // What the back-end was told and confirmed; only kept where translations are
-  // asked for.
+  // What the back-end was told and confirmed; only kept where translations may
+  // be asked for.
   std::shared_ptr<const MemorySnapshot> memory;
+  // Queues that were told a call or an error notifier, or to poll: no message
+  // takes that back, so they are not notified in band any more.
+  std::bitset<kMaxUserQueues> told_call;
+  std::bitset<kMaxUserQueues> told_err;
 
   bool has(unsigned protocol_bit) const {
     return (protocol & bit_mask(protocol_bit)) != 0;
   }
   bool acks() const { return has(kProtocolReplyAck); }
   bool gpa_addresses() const { return has(kProtocolGpaAddresses); }
+  bool in_band() const { return has(kProtocolInbandNotifications); }
+  // The back-end may work behind an IOMMU and has a way to ask.
+  bool offers_iommu() const {
+    return offered.has(kFeatureAccessPlatform) && acks() &&
+           has(kProtocolBackendReq);
+  }
   // Ring addresses are IOVAs.
   bool iommu() const { return accepted.has(kFeatureAccessPlatform); }
   // Rings are enabled one by one: bit 30 was accepted.
   bool enables() const { return accepted.has(kFeatureProtocolFeatures); }
 };
+
+// Notes what `verb`, which is sent, tells the back-end for good.
+void remember(const Verb& verb, Session& session);
 
 // The protocol features to use with a back-end that offers `features` and
 // `protocol`: those that are implemented here and of use, less the masked ones.

@@ -66,6 +66,11 @@ absl::Status check_memory(const MemoryDiff& diff, const Session& session);
 void encode_memory(const MemoryDiff& diff, const Session& session,
                    Batch& batch);
 
+// Translations of a Configure, likewise.  Each is a step of its own.
+absl::Status check_iotlb(const UpdateIotlb& update, const Session& session);
+void encode_iotlb(Step step, const UpdateIotlb& update, const Session& session,
+                  Batch& batch);
+
 absl::Status check_log(const LogArea& log, const Session& session);
 void encode_log(const LogArea& log, Batch& batch);
 

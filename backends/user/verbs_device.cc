@@ -152,10 +152,6 @@ absl::Status encode(const SendRarp& verb, const Session& session,
   return absl::OkStatus();
 }
 
-absl::Status encode(const KickQueues&, const Session&, Batch&) {
-  return absl::UnimplementedError("in-band kicks");
-}
-
 // Areas come unasked, on the back-end channel.
 absl::Status encode(const GetHostNotifiers&, const Session&, Batch&) {
   return absl::UnimplementedError("host notifiers");

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Guest memory, the dirty log and translations.
+#include <cstdint>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -117,21 +118,37 @@ absl::Status encode(const SetLog& verb, const Session& session, Batch& batch) {
   return absl::OkStatus();
 }
 
-absl::Status encode(const UpdateIotlb& verb, const Session& session,
-                    Batch& batch) {
+absl::Status check_iotlb(const UpdateIotlb& update, const Session& session) {
   if (!session.iommu()) {
     return absl::UnimplementedError("ACCESS_PLATFORM was not negotiated");
   }
-  const bool invalidate = verb.entry.access == IotlbAccess::kNone;
+  const IotlbEntry& entry = update.entry;
+  if (entry.size != 0 && entry.size - 1 <= UINT64_MAX - entry.iova) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat("translation of ", entry.size,
+                                                 " bytes at iova 0x",
+                                                 absl::Hex(entry.iova)));
+}
+
+void encode_iotlb(Step step, const UpdateIotlb& update, const Session& session,
+                  Batch& batch) {
+  const bool invalidate = update.entry.access == IotlbAccess::kNone;
   wire::Iotlb msg = {};
-  msg.iova = verb.entry.iova;
-  msg.size = verb.entry.size;
-  msg.permissions = static_cast<uint8_t>(verb.entry.access);
+  msg.iova = update.entry.iova;
+  msg.size = update.entry.size;
+  msg.permissions = static_cast<uint8_t>(update.entry.access);
   msg.type = invalidate ? wire::kIotlbInvalidate : wire::kIotlbUpdate;
   if (!invalidate) {
-    msg.user_address = session.gpa_addresses() ? verb.entry.gpa : verb.user;
+    msg.user_address = session.gpa_addresses() ? update.entry.gpa : update.user;
   }
-  batch.request({}, Request::kIotlbMsg, Payload(msg));
+  batch.request(step, Request::kIotlbMsg, Payload(msg));
+}
+
+absl::Status encode(const UpdateIotlb& verb, const Session& session,
+                    Batch& batch) {
+  if (absl::Status s = check_iotlb(verb, session); !s.ok()) return s;
+  encode_iotlb({StepKind::kIotlb, 0}, verb, session, batch);
   return absl::OkStatus();
 }
 

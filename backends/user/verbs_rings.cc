@@ -2,6 +2,7 @@
 //
 // Rings: set-up, start, stop.
 #include <algorithm>
+#include <bitset>
 
 #include "absl/strings/str_cat.h"
 #include "backends/user/verbs.h"
@@ -16,8 +17,9 @@ absl::Status check_queue(BackendQueue vq) {
       "vq ", to_int(vq), ": vhost-user has queues 0 to ", kMaxUserQueues - 1));
 }
 
-absl::Status check_notifier(BackendQueue vq, const NotifyRef& notifier) {
-  if (notifier.mode() == NotifyMode::kInBand) {
+absl::Status check_notifier(BackendQueue vq, const NotifyRef& notifier,
+                            const Session& session) {
+  if (notifier.mode() == NotifyMode::kInBand && !session.in_band()) {
     return absl::UnimplementedError(absl::StrCat(
         "vq ", to_int(vq), ": INBAND_NOTIFICATIONS was not negotiated"));
   }
@@ -28,10 +30,30 @@ absl::Status check_notifier(BackendQueue vq, const NotifyRef& notifier) {
   return absl::OkStatus();
 }
 
+// A back-end notifies in band what it was never told anything else about.
+absl::Status check_lasting(BackendQueue vq, const NotifyRef& notifier,
+                           absl::string_view what,
+                           const std::bitset<kMaxUserQueues>& told,
+                           const Session& session) {
+  VHOST_RETURN_IF_ERROR(check_notifier(vq, notifier, session));
+  if (notifier.mode() != NotifyMode::kInBand || !told.test(to_int(vq))) {
+    return absl::OkStatus();
+  }
+  return absl::FailedPreconditionError(absl::StrCat(
+      "vq ", to_int(vq), ": had another ", what,
+      " notifier on this connection, which no message takes back"));
+}
+
+absl::Status check_call(BackendQueue vq, const NotifyRef& call,
+                        const Session& session) {
+  return check_lasting(vq, call, "call", session.told_call, session);
+}
+
 absl::Status check_setup(const VringSetup& vring, const Session& session) {
   VHOST_RETURN_IF_ERROR(check_queue(vring.index));
-  VHOST_RETURN_IF_ERROR(check_notifier(vring.index, vring.call));
-  VHOST_RETURN_IF_ERROR(check_notifier(vring.index, vring.err));
+  VHOST_RETURN_IF_ERROR(check_call(vring.index, vring.call, session));
+  VHOST_RETURN_IF_ERROR(check_lasting(vring.index, vring.err, "error",
+                                      session.told_err, session));
   if (vring.big_endian && !session.has(kProtocolCrossEndian)) {
     return absl::UnimplementedError(absl::StrCat(
         "vq ", to_int(vring.index), ": big endian ring without CROSS_ENDIAN"));
@@ -61,7 +83,10 @@ Payload state(BackendQueue vq, uint32_t num) {
 void encode_notifier(StepKind kind, Request id, BackendQueue vq,
                      const NotifyRef& notifier, Batch& batch) {
   const FdRef fd = notifier.fd();
-  if (notifier.mode() == NotifyMode::kFd) {
+  if (notifier.mode() == NotifyMode::kInBand) {
+    // In band is what it is unless something else is said.
+    batch.note(step(kind, vq));
+  } else if (notifier.mode() == NotifyMode::kFd) {
     batch.request(step(kind, vq), id, u64_payload(to_int(vq)),
                   {.fds = std::span(&fd, 1)});
   } else {
@@ -138,13 +163,21 @@ absl::Status encode(const Configure& verb, const Session& session,
     VHOST_RETURN_IF_ERROR(check_inflight(*verb.inflight, session));
   }
   if (verb.log) VHOST_RETURN_IF_ERROR(check_log(*verb.log, session));
+  for (const UpdateIotlb& update : verb.iotlb) {
+    VHOST_RETURN_IF_ERROR(check_iotlb(update, session));
+  }
   for (const VringSetup& vring : verb.queues) {
     VHOST_RETURN_IF_ERROR(check_setup(vring, session));
   }
-  // ORDER: memory before the addresses that lie in it.
+  // ORDER: memory before the addresses that lie in it, translations before the
+  // rings that need them: a back-end that looks at a ring would ask for them,
+  // and would have to read past the rest of this to find the answer.
   if (verb.memory) encode_memory(*verb.memory, session, batch);
   if (verb.inflight) encode_inflight(*verb.inflight, batch);
   if (verb.log) encode_log(*verb.log, batch);
+  for (uint32_t i = 0; i < verb.iotlb.size(); ++i) {
+    encode_iotlb({StepKind::kIotlb, i}, verb.iotlb[i], session, batch);
+  }
   for (const VringSetup& vring : verb.queues) {
     encode_setup(vring, session, batch);
   }
@@ -154,7 +187,7 @@ absl::Status encode(const Configure& verb, const Session& session,
 absl::Status encode(const Go& verb, const Session& session, Batch& batch) {
   for (const Go::Queue& queue : verb.queues) {
     VHOST_RETURN_IF_ERROR(check_queue(queue.index));
-    VHOST_RETURN_IF_ERROR(check_notifier(queue.index, queue.kick));
+    VHOST_RETURN_IF_ERROR(check_notifier(queue.index, queue.kick, session));
   }
   // ORDER: all kicks before the first enable: a back-end that restarts its
   // device for every ring that becomes ready would do so for each.
@@ -212,14 +245,25 @@ absl::Status encode(const SetQueuesEnabled& verb, const Session& session,
   return absl::OkStatus();
 }
 
-absl::Status encode(const SetCalls& verb, const Session&, Batch& batch) {
+absl::Status encode(const SetCalls& verb, const Session& session,
+                    Batch& batch) {
   for (const SetCalls::Queue& queue : verb.queues) {
     VHOST_RETURN_IF_ERROR(check_queue(queue.index));
-    VHOST_RETURN_IF_ERROR(check_notifier(queue.index, queue.call));
+    VHOST_RETURN_IF_ERROR(check_call(queue.index, queue.call, session));
   }
   for (const SetCalls::Queue& queue : verb.queues) {
     encode_notifier(StepKind::kCall, Request::kSetVringCall, queue.index,
                     queue.call, batch);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status encode(const KickQueues& verb, const Session& session,
+                    Batch& batch) {
+  VHOST_RETURN_IF_ERROR(need(session, kProtocolInbandNotifications));
+  VHOST_RETURN_IF_ERROR(check_indices(verb.queues));
+  for (const BackendQueue vq : verb.queues) {
+    batch.request(step(StepKind::kKick, vq), Request::kVringKick, state(vq, 0));
   }
   return absl::OkStatus();
 }

@@ -88,17 +88,17 @@ void VhostUserOps::begin(const Verb& verb, Operation operation) {
                    : lost_);
     return deliver(std::move(operation), std::move(lost));
   }
-  if (const auto* features = std::get_if<SetFeatures>(&verb)) {
-    session_.accepted = features->features;
-    session_.accepted.set(kFeatureProtocolFeatures,
-                          session_.offered.has(kFeatureProtocolFeatures));
-    if (link_.channel() != nullptr) {
-      link_.channel()->set_features(session_.accepted);
-    }
+  remember(verb, session_);
+  if (link_.channel() != nullptr) {
+    link_.channel()->set_features(session_.accepted);
   }
   // What a Quiesce sent is confirmed by the next verb's replies and may leave
-  // with its requests.
-  if (!std::holds_alternative<Quiesce>(verb)) batch.fence();
+  // with its requests.  An in-band kick always has its own reply, and nothing
+  // depends on it.
+  if (!std::holds_alternative<Quiesce>(verb) &&
+      !std::holds_alternative<KickQueues>(verb)) {
+    batch.fence();
+  }
   if (operation.replies_due == 0) {
     BatchResult done = operation.take_result();
     return deliver(std::move(operation), std::move(done));
@@ -132,7 +132,10 @@ void VhostUserOps::complete_front() {
   Operation operation = std::move(operations_.front());
   operations_.pop_front();
   if (operation.is_translation) --translations_;
-  if (!operation.refused() && operation.memory != nullptr && session_.iommu()) {
+  // Kept from before the guest accepts ACCESS_PLATFORM: the memory of a start
+  // is only what changed since the one before.
+  if (!operation.refused() && operation.memory != nullptr &&
+      session_.offers_iommu()) {
     session_.memory = operation.memory;
   }
   BatchResult result = operation.take_result();
@@ -320,25 +323,51 @@ absl::Status VhostUserOps::on_host_notifier(BackendQueue vq,
   return services().set_host_notifier(QueueIndex{to_int(vq)}, std::move(area));
 }
 
-absl::Status VhostUserOps::on_iotlb_miss(uint64_t iova, IotlbAccess access) {
-  if (!open_) return absl::FailedPreconditionError("back-end is not open");
+// What the back-end will have when it reads what is sent now.
+const MemorySnapshot* VhostUserOps::told_memory() const {
+  for (auto it = operations_.rbegin(); it != operations_.rend(); ++it) {
+    if (it->memory != nullptr) return it->memory.get();
+  }
+  return session_.memory.get();
+}
+
+absl::StatusOr<UpdateIotlb> VhostUserOps::translate(uint64_t iova,
+                                                    IotlbAccess access) {
   absl::StatusOr<IotlbEntry> entry = services().translate(iova, access);
   if (!entry.ok()) return entry.status();
-  const MemoryTableEntry* memory = session_.memory != nullptr
-                                       ? session_.memory->find(entry->gpa, 1)
-                                       : nullptr;
-  if (memory == nullptr) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "iova 0x", absl::Hex(iova), " is at 0x", absl::Hex(entry->gpa),
-        ", which the back-end does not have"));
+  if (iova < entry->iova || iova - entry->iova >= entry->size ||
+      entry->access == IotlbAccess::kNone) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("no translation of iova 0x", absl::Hex(iova)));
   }
-  const uint64_t offset = entry->gpa - memory->gpa;
-  entry->size = std::min(entry->size, memory->size - offset);
-  const UpdateIotlb update = {.entry = *entry, .user = memory->user + offset};
+  const uint64_t gpa = entry->gpa + (iova - entry->iova);
+  const MemorySnapshot* told = told_memory();
+  const MemoryTableEntry* memory =
+      told != nullptr ? told->find(gpa, 1) : nullptr;
+  if (memory == nullptr) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("iova 0x", absl::Hex(iova), " is at 0x", absl::Hex(gpa),
+                     ", which the back-end does not have"));
+  }
+  // As much of it, around what was asked for, as lies in this memory.
+  const uint64_t before = std::min(gpa - entry->gpa, gpa - memory->gpa);
+  const uint64_t behind = std::min(entry->size - (gpa - entry->gpa),
+                                   memory->size - (gpa - memory->gpa));
+  entry->iova = iova - before;
+  entry->gpa = gpa - before;
+  entry->size = before + behind;
+  return UpdateIotlb{.entry = *entry,
+                     .user = memory->user + (entry->gpa - memory->gpa)};
+}
+
+absl::Status VhostUserOps::on_iotlb_miss(uint64_t iova, IotlbAccess access) {
+  if (!open_) return absl::FailedPreconditionError("back-end is not open");
+  absl::StatusOr<UpdateIotlb> update = translate(iova, access);
+  if (!update.ok()) return update.status();
   Operation operation("UpdateIotlb", MonotonicTime::max(), nullptr);
   operation.is_translation = true;
   Batch batch(&link_.connection(), session_.acks(), &operation, now());
-  VHOST_RETURN_IF_ERROR(encode(update, session_, batch));
+  VHOST_RETURN_IF_ERROR(encode(*update, session_, batch));
   operations_.push_back(std::move(operation));
   ++translations_;
   return absl::OkStatus();

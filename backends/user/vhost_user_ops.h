@@ -73,6 +73,9 @@ class VhostUserOps final : public VhostOps,
   absl::Status finish_open();
   void open_failed(const absl::Status& why);
 
+  const MemorySnapshot* told_memory() const;
+  absl::StatusOr<UpdateIotlb> translate(uint64_t iova, IotlbAccess access);
+
   void begin(const Verb& verb, Operation operation);
   void await(Operation operation);
   void complete_front();

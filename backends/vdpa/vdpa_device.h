@@ -3,82 +3,85 @@
 #define BACKENDS_VDPA_VDPA_DEVICE_H_
 
 #include <cstdint>
-#include <map>
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "backends/vdpa/vdpa_file.h"
-#include "vhostdev/memory.h"
+#include "backends/vdpa/vdpa_mappings.h"
+#include "vhostdev/vhost_vdpa.h"
 
 namespace vhost {
 
-// What an open vhost-vdpa device knows of itself.
-struct VdpaFacts {
-  uint64_t features = 0;
-  uint64_t backend_features = 0;  // In use.
-  uint32_t queues = 0;
-  uint32_t max_ring_size = 0;
-  uint32_t config_size = 0;
-  uint64_t iova_first = 0;
-  uint64_t iova_last = 0;
-};
+// Asks an open device what it is, which its owner and everybody else may.
+absl::StatusOr<VhostVdpaInfo> read_vdpa_info(VdpaFile& file);
 
-// An open vhost-vdpa device: its status machine and its mappings.  Every change
-// of status is read back.
+// The group of each queue, from whoever owns the device.
+absl::StatusOr<std::vector<uint32_t>> read_queue_groups(VdpaFile& file,
+                                                        uint32_t queues);
+
+// A vhost-vdpa device that is ours: its status machine, its address spaces and
+// its mappings.  Every change of status is read back.
 //
 //   open: owner, ACKNOWLEDGE | DRIVER
-//   FEATURES_OK -> DRIVER_OK -> (suspended) -> reset: ACKNOWLEDGE | DRIVER
+//   FEATURES_OK -> DRIVER_OK <-> suspended
+//   reset, from any: ACKNOWLEDGE | DRIVER
 class VdpaDevice {
  public:
-  explicit VdpaDevice(std::unique_ptr<VdpaFile> file);
+  // Of `options` everything but the device itself.
+  VdpaDevice(std::unique_ptr<VdpaFile> file, const VhostVdpaOptions& options);
 
-  // Takes the device, resets it and reads its facts.
-  absl::StatusOr<VdpaFacts> start_up();
+  // Takes the device, resets it and asks what it is.
+  // Errors: kUnimplemented    the kernel is older than 5.7, or it has no
+  //                           address spaces and some were asked for.
+  //         kInvalidArgument  an address space or a group it does not have.
+  absl::Status start_up();
+  const VhostVdpaInfo& info() const { return info_; }
+
+  // Whether this backend feature is in use.
+  bool uses(unsigned backend_feature) const;
 
   // Refusals are kAborted, with the errno.
   absl::Status call(unsigned long request, absl::string_view name, void* arg);
 
-  // Writes the features and FEATURES_OK.  A device that was past that point is
-  // reset before.
+  // Writes the features and FEATURES_OK, and puts the groups into their address
+  // spaces.  A device that was past that point is reset before.
   absl::Status accept_features(uint64_t features);
   absl::Status driver_ok();
+  bool is_driver_ok() const;
+  // Where it cannot: kUnimplemented, nothing done.
+  absl::Status suspend();
+  absl::Status resume();
+  bool suspended() const { return suspended_; }
   // Status 0 and back to ACKNOWLEDGE | DRIVER.  Mappings are taken away unless
   // the device keeps them.
   absl::Status reset();
-  bool is_driver_ok() const;
 
-  // Maps or unmaps one entry; iova is the guest physical address.  Between
-  // begin() and end() the device may put changes off.
-  absl::Status begin_batch();
-  absl::Status end_batch();
-  absl::Status map(const MemoryTableEntry& entry);
-  absl::Status unmap(const MemoryTableEntry& entry);
-  // Whether a reset took the mappings away; map_again() brings them back.
-  bool unmapped_by_reset() const { return unmapped_by_reset_; }
-  absl::Status map_again();
+  VdpaMappings& mappings() { return mappings_; }
+  HostNotifierArea doorbell(uint32_t queue) { return file_->doorbell(queue); }
 
-  uint64_t calls() const { return calls_; }
+  // "status 0xf, suspended, backend features ..."; for errors.
+  std::string describe() const;
+
+  // Requests and messages so far.
+  uint64_t calls() const { return calls_ + mappings_.messages(); }
 
  private:
-  // A mapping, by IOVA.  It keeps no reference: hw/virtio does.
-  struct Mapping {
-    uint64_t size = 0;
-    uint64_t user = 0;
-    bool readonly = false;
-  };
-
-  bool has_backend_feature(unsigned bit) const;
+  absl::Status agree_on_backend_features();
+  absl::Status plan_address_spaces();
   absl::Status add_status(uint8_t bits);
-  absl::Status write_iotlb(uint8_t type, uint64_t iova, const Mapping& mapping);
-  absl::Status take_mappings_away();
 
   std::unique_ptr<VdpaFile> file_;
-  VdpaFacts facts_;
+  const std::vector<VhostVdpaOptions::GroupAddressSpace> groups_;
+  const uint64_t masked_backend_features_;
+  VhostVdpaInfo info_;
+  uint64_t backend_features_ = 0;  // In use.
   uint8_t status_ = 0;
-  std::map<uint64_t, Mapping> mappings_;
-  bool unmapped_by_reset_ = false;
+  bool suspended_ = false;
+  VdpaMappings mappings_;
   uint64_t calls_ = 0;
 };
 

@@ -7,13 +7,12 @@
 #define VIRTIO_RING_NO_LEGACY
 #include <linux/vhost.h>
 
-// What Debian 12's header (Linux 6.1) lacks.
-// Source: linux/vhost_types.h.
-namespace vhost {
+// What Debian 12's header (Linux 6.1) lacks; the bits of backend features are
+// in vhost_vdpa.h.  Source: linux/vhost.h.
 
-// The mappings outlive a reset of the device.  Linux 6.7.
-inline constexpr unsigned kVdpaBackendIotlbPersist = 8;
-
-}  // namespace vhost
+// A suspended device goes on where it stood.  Linux 6.3.
+#ifndef VHOST_VDPA_RESUME
+#define VHOST_VDPA_RESUME _IO(VHOST_VIRTIO, 0x7E)
+#endif
 
 #endif  // BACKENDS_VDPA_VDPA_UAPI_H_

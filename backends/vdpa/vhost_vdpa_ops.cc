@@ -15,12 +15,12 @@
 namespace vhost {
 namespace {
 
+constexpr absl::string_view kWho = "vhost-vdpa";
 constexpr uint32_t kMaxConfigAccess = 256;  // Bytes.
 
-// Kept from the guest: the ops themselves accept ACCESS_PLATFORM, without
-// which no device is content.
-constexpr FeatureSet kNeverOffered = {kFeatureAccessPlatform,
-                                      kFeatureRingPacked};
+// Kept from the guest: the ops themselves accept it, because a device that
+// reaches memory through the kernel's table insists on it.
+constexpr FeatureSet kNeverOffered = {kFeatureAccessPlatform};
 
 // A struct vhost_vdpa_config with room for `size` bytes.
 std::vector<std::byte> config_request(uint32_t offset, size_t size) {
@@ -41,43 +41,14 @@ absl::Status config_access(size_t size) {
 
 }  // namespace
 
-// What became of each step of a verb.
-class VhostVdpaOps::Steps {
- public:
-  bool add(Step step, const absl::Status& status) {
-    if (status.ok()) {
-      result.applied.push_back(step);
-    } else {
-      // A device that is gone said neither yes nor no.
-      (absl::IsUnavailable(status) ? result.unknown : result.refused)
-          .push_back(step);
-    }
-    if (result.status.ok()) result.status = status;
-    return status.ok();
-  }
-  bool add(StepKind kind, BackendQueue vq, const absl::Status& status) {
-    return add({.kind = kind, .index = to_int(vq)},
-               annotate(status, absl::StrCat("vq ", to_int(vq))));
-  }
-  BatchResult take() {
-    if (result.status.ok()) {
-      result.applied.clear();
-    } else {
-      result.bases.clear();
-      result.bytes.clear();
-    }
-    return std::move(result);
-  }
-
-  BatchResult result;
-};
-
-VhostVdpaOps::VhostVdpaOps(VdpaOptions options) : options_(std::move(options)) {
+VhostVdpaOps::VhostVdpaOps(VhostVdpaOptions options, VdpaFileOpener open)
+    : options_(std::move(options)), open_(std::move(open)) {
   traits_.kind = "vdpa";
   traits_.memory_policy = {.align_iova = true, .include_readonly = true};
   traits_.per_queue_stop = false;
   traits_.may_block = true;
   traits_.has_config_interrupt = true;
+  traits_.pins_memory = true;
   traits_.base_after_stop = BaseAfterStop::kNeedsSuspend;
 }
 
@@ -86,18 +57,20 @@ VhostVdpaOps::~VhostVdpaOps() = default;
 Pending VhostVdpaOps::submit(Verb verb, MonotonicTime deadline,
                              Pending::Done done) {
   static_cast<void>(deadline);  // A system call cannot be given up.
-  Steps steps;
+  VdpaSteps steps;
   const bool opens = std::holds_alternative<Open>(verb);
   if (opens == (device_ == nullptr)) {
     std::visit([&](const auto& asked) { run(asked, steps); }, verb);
   } else {
-    steps.add({},
-              absl::FailedPreconditionError(opens ? "vhost-vdpa: already open"
-                                                  : "vhost-vdpa: closed"));
+    steps.add({}, opens ? absl::FailedPreconditionError("already open")
+                        : absl::FailedPreconditionError(absl::StrCat(
+                              "closed", closed_because_.ok() ? "" : ": ",
+                              closed_because_.message())));
   }
+  steps.result.status = annotate(steps.result.status, kWho);
   const absl::Status why = steps.result.status;
-  const bool lost = !steps.result.unknown.empty();
-  if (lost) device_.reset();
+  const bool lost = steps.lost();
+  if (lost) close(why);
   const auto slot = std::make_shared<Pending::Slot>(std::move(done));
   const std::weak_ptr<char> alive = alive_;
   // ORDER: the completion first; the sink hears that all verbs are over.
@@ -108,10 +81,26 @@ Pending VhostVdpaOps::submit(Verb verb, MonotonicTime deadline,
   return Pending(slot);
 }
 
+void VhostVdpaOps::close(const absl::Status& why) {
+  if (device_ == nullptr) return;
+  calls_ += device_->calls();
+  device_.reset();
+  closed_because_ = why;
+}
+
+std::vector<std::string> VhostVdpaOps::recent() const {
+  if (device_ == nullptr) return {absl::StrCat("vhost-vdpa: closed")};
+  return {device_->describe()};
+}
+
 BackendCounters VhostVdpaOps::counters() const {
   BackendCounters counters;
-  counters.messages = device_ == nullptr ? 0 : device_->calls();
+  counters.messages = calls_ + (device_ == nullptr ? 0 : device_->calls());
   return counters;
+}
+
+std::unique_ptr<VhostOps> make_vhost_vdpa_ops(VhostVdpaOptions options) {
+  return std::make_unique<VhostVdpaOps>(std::move(options), open_vdpa_file);
 }
 
 // ---------------------------------------------------------------------------
@@ -119,107 +108,108 @@ BackendCounters VhostVdpaOps::counters() const {
 // ---------------------------------------------------------------------------
 
 template <typename Other>
-void VhostVdpaOps::run(const Other& verb, Steps& steps) {
-  steps.add({}, absl::UnimplementedError(
-                    absl::StrCat("vhost-vdpa: ", verb_name(verb))));
+void VhostVdpaOps::run(const Other& verb, VdpaSteps& steps) {
+  steps.add({}, absl::UnimplementedError(verb_name(verb)));
 }
 
-void VhostVdpaOps::run(const Open& verb, Steps& steps) {
+void VhostVdpaOps::run(const Open& verb, VdpaSteps& steps) {
   absl::Status status = open_device();
   if (status.ok() && verb.config_size != 0) {
     status = read_config(0, verb.config_size, steps.result.bytes);
   }
-  if (!status.ok()) device_.reset();
-  steps.add({}, annotate(status, "vhost-vdpa"));
+  if (!status.ok()) close(status);
+  steps.add({}, status);
 }
 
 absl::Status VhostVdpaOps::open_device() {
-  absl::StatusOr<std::unique_ptr<VdpaFile>> file = options_.open(options_.path);
+  absl::StatusOr<std::unique_ptr<VdpaFile>> file = open_(options_.device);
   if (!file.ok()) return file.status();
-  device_ = std::make_unique<VdpaDevice>(*std::move(file));
-  absl::StatusOr<VdpaFacts> facts = device_->start_up();
-  if (!facts.ok()) return facts.status();
-  facts_ = *facts;
-  queues_.assign(facts_.queues, Queue());
+  device_ = std::make_unique<VdpaDevice>(*std::move(file), options_);
+  VHOST_RETURN_IF_ERROR(device_->start_up());
+  queues_.assign(device_->info().queues, Queue());
   forget_queues();
-  traits_.features = FeatureSet::from_words(facts_.features) - kNeverOffered;
-  traits_.max_queues = facts_.queues;
+  note_traits();
+  return absl::OkStatus();
+}
+
+void VhostVdpaOps::note_traits() {
+  const VhostVdpaInfo& info = device_->info();
+  traits_.features = info.features - kNeverOffered;
+  traits_.max_queues = info.queues;
   traits_.incremental_memory = true;
-  traits_.has_config = true;
+  traits_.has_config = info.config_size > 0;
   traits_.has_queue_enable = true;
   traits_.has_status = true;
   traits_.has_reset = true;
   traits_.acks_requests = true;
-  return absl::OkStatus();
+  traits_.has_host_notifiers = device_->doorbell(0).fd.valid();
+  traits_.resume = device_->uses(kVdpaResume) ? ResumeMode::kInPlace
+                                              : ResumeMode::kResetAndReplay;
 }
 
 void VhostVdpaOps::forget_queues() {
   std::fill(queues_.begin(), queues_.end(), Queue());
-  suspended_ = false;
   bases_lost_ = false;
 }
 
-void VhostVdpaOps::run(const SetFeatures& verb, Steps& steps) {
+void VhostVdpaOps::run(const SetFeatures& verb, VdpaSteps& steps) {
   steps.add({}, set_features(verb.features));
 }
 
 absl::Status VhostVdpaOps::set_features(FeatureSet features) {
   if (!traits_.features.contains(features)) {
-    return absl::AbortedError("vhost-vdpa: a feature that is not offered");
+    return absl::AbortedError("VHOST_SET_FEATURES: one that is not offered");
   }
   const bool running =
       std::any_of(queues_.begin(), queues_.end(),
                   [](const Queue& queue) { return queue.started; });
   if (running) {
-    return absl::AbortedError("vhost-vdpa: features of a running device");
+    return absl::AbortedError("VHOST_SET_FEATURES: the device runs");
   }
   forget_queues();
   features.set(kFeatureAccessPlatform);
-  const FeatureSet offered = FeatureSet::from_words(facts_.features);
-  return device_->accept_features((features & offered).low());
+  return device_->accept_features((features & device_->info().features).low());
 }
 
-void VhostVdpaOps::run(const DriverOk&, Steps& steps) {
+void VhostVdpaOps::run(const DriverOk&, VdpaSteps& steps) {
   steps.add({}, device_->driver_ok());
 }
 
-absl::Status VhostVdpaOps::reset() {
-  VHOST_RETURN_IF_ERROR(device_->reset());
-  suspended_ = false;
-  return absl::OkStatus();
+void VhostVdpaOps::run(const Resume&, VdpaSteps& steps) {
+  const absl::Status status =
+      device_->suspended() ? device_->resume()
+                           : absl::FailedPreconditionError("not suspended");
+  if (!steps.add({}, status)) return;
+  for (Queue& queue : queues_) {
+    queue.started = queue.started || std::exchange(queue.harvested, false);
+  }
 }
 
-void VhostVdpaOps::run(const ResetStatus&, Steps& steps) {
+absl::Status VhostVdpaOps::reset() { return device_->reset(); }
+
+void VhostVdpaOps::run(const ResetStatus&, VdpaSteps& steps) {
   if (steps.add({}, reset())) forget_queues();
 }
 
-void VhostVdpaOps::run(const ResetDevice&, Steps& steps) {
+void VhostVdpaOps::run(const ResetDevice&, VdpaSteps& steps) {
   if (steps.add({}, reset())) forget_queues();
 }
 
-void VhostVdpaOps::run(const UpdateMemory& verb, Steps& steps) {
+void VhostVdpaOps::run(const UpdateMemory& verb, VdpaSteps& steps) {
   change_memory(verb.diff, steps);
 }
 
-void VhostVdpaOps::change_memory(const MemoryDiff& diff, Steps& steps) {
-  if (diff.empty() && !device_->unmapped_by_reset()) return;
-  if (const absl::Status begun = device_->begin_batch(); !begun.ok()) {
-    steps.add({}, begun);
-  }
-  for (uint32_t i = 0; i < diff.removed.size(); ++i) {
+void VhostVdpaOps::change_memory(const MemoryDiff& diff, VdpaSteps& steps) {
+  const VdpaMappings::Outcome out = device_->mappings().change(diff);
+  const bool known = out.fate.ok();
+  if (!known || !out.again.ok()) steps.add({}, known ? out.again : out.fate);
+  for (uint32_t i = 0; i < out.removed.size(); ++i) {
     steps.add({.kind = StepKind::kMemoryRemove, .index = i},
-              annotate(device_->unmap(diff.removed[i]), "memory remove"));
+              annotate(known ? out.removed[i] : out.fate, "memory remove"));
   }
-  // ORDER: only what is still wanted is mapped again.
-  if (const absl::Status again = device_->map_again(); !again.ok()) {
-    steps.add({}, again);
-  }
-  for (uint32_t i = 0; i < diff.added.size(); ++i) {
+  for (uint32_t i = 0; i < out.added.size(); ++i) {
     steps.add({.kind = StepKind::kMemoryAdd, .index = i},
-              annotate(device_->map(diff.added[i]), "memory add"));
-  }
-  if (const absl::Status ended = device_->end_batch(); !ended.ok()) {
-    steps.add({}, ended);
+              annotate(known ? out.added[i] : out.fate, "memory add"));
   }
 }
 
@@ -227,29 +217,34 @@ absl::Status VhostVdpaOps::read_config(uint32_t offset, uint32_t size,
                                        std::vector<std::byte>& bytes) {
   VHOST_RETURN_IF_ERROR(config_access(size));
   std::vector<std::byte> arg = config_request(offset, size);
-  VHOST_RETURN_IF_ERROR(device_->call(VHOST_VDPA_GET_CONFIG,
-                                      "VHOST_VDPA_GET_CONFIG", arg.data()));
+  VHOST_RETURN_IF_ERROR(annotate(
+      device_->call(VHOST_VDPA_GET_CONFIG, "VHOST_VDPA_GET_CONFIG", arg.data()),
+      absl::StrCat("bytes ", offset, " to ", uint64_t{offset} + size)));
   bytes.assign(arg.begin() + sizeof(vhost_vdpa_config), arg.end());
   return absl::OkStatus();
 }
 
-void VhostVdpaOps::run(const GetConfig& verb, Steps& steps) {
+absl::Status VhostVdpaOps::write_config(const SetConfig& verb) {
+  const size_t size = verb.bytes.size();
+  VHOST_RETURN_IF_ERROR(config_access(size));
+  std::vector<std::byte> arg = config_request(verb.offset, size);
+  std::copy(verb.bytes.begin(), verb.bytes.end(),
+            arg.begin() + sizeof(vhost_vdpa_config));
+  return annotate(
+      device_->call(VHOST_VDPA_SET_CONFIG, "VHOST_VDPA_SET_CONFIG", arg.data()),
+      absl::StrCat("bytes ", verb.offset, " to ",
+                   uint64_t{verb.offset} + size));
+}
+
+void VhostVdpaOps::run(const GetConfig& verb, VdpaSteps& steps) {
   steps.add({}, read_config(verb.offset, verb.size, steps.result.bytes));
 }
 
-void VhostVdpaOps::run(const SetConfig& verb, Steps& steps) {
-  absl::Status status = config_access(verb.bytes.size());
-  if (status.ok()) {
-    std::vector<std::byte> arg = config_request(verb.offset, verb.bytes.size());
-    std::copy(verb.bytes.begin(), verb.bytes.end(),
-              arg.begin() + sizeof(vhost_vdpa_config));
-    status = device_->call(VHOST_VDPA_SET_CONFIG, "VHOST_VDPA_SET_CONFIG",
-                           arg.data());
-  }
-  steps.add({}, status);
+void VhostVdpaOps::run(const SetConfig& verb, VdpaSteps& steps) {
+  steps.add({}, write_config(verb));
 }
 
-void VhostVdpaOps::run(const SetConfigCall& verb, Steps& steps) {
+void VhostVdpaOps::run(const SetConfigCall& verb, VdpaSteps& steps) {
   const bool by_fd = verb.call.mode() == NotifyMode::kFd;
   int fd = by_fd ? verb.call.fd().get() : -1;
   steps.add({}, device_->call(VHOST_VDPA_SET_CONFIG_CALL,
@@ -257,19 +252,24 @@ void VhostVdpaOps::run(const SetConfigCall& verb, Steps& steps) {
 }
 
 // ---------------------------------------------------------------------------
-// Queues
+// Phases, each over its queues
 // ---------------------------------------------------------------------------
 
-void VhostVdpaOps::run(const Configure& verb, Steps& steps) {
+void VhostVdpaOps::run(const Configure& verb, VdpaSteps& steps) {
   const MemoryDiff unchanged;
   change_memory(verb.memory.has_value() ? *verb.memory : unchanged, steps);
+  if (steps.lost()) return;
   if (verb.inflight.has_value()) {
     steps.add({.kind = StepKind::kInflight},
-              absl::UnimplementedError("vhost-vdpa: no inflight area"));
+              absl::UnimplementedError("no inflight area"));
   }
   if (verb.log.has_value()) {
     steps.add({.kind = StepKind::kLog},
-              absl::UnimplementedError("vhost-vdpa: no dirty log"));
+              absl::UnimplementedError("no dirty log"));
+  }
+  for (uint32_t i = 0; i < verb.iotlb.size(); ++i) {
+    steps.add({.kind = StepKind::kIotlb, .index = i},
+              absl::UnimplementedError("no vIOMMU"));
   }
   for (const VringSetup& setup : verb.queues) {
     const BackendQueue vq = setup.index;
@@ -286,7 +286,7 @@ void VhostVdpaOps::run(const Configure& verb, Steps& steps) {
   }
 }
 
-void VhostVdpaOps::run(const Go& verb, Steps& steps) {
+void VhostVdpaOps::run(const Go& verb, VdpaSteps& steps) {
   for (const Go::Queue& queue : verb.queues) {
     const absl::Status status = set_notifier(
         queue.index, VHOST_SET_VRING_KICK, "VHOST_SET_VRING_KICK", queue.kick);
@@ -300,7 +300,7 @@ void VhostVdpaOps::run(const Go& verb, Steps& steps) {
   }
 }
 
-void VhostVdpaOps::run(const Quiesce& verb, Steps& steps) {
+void VhostVdpaOps::run(const Quiesce& verb, VdpaSteps& steps) {
   // A device stops as a whole.
   const absl::Status status = suspend();
   for (const BackendQueue vq : verb.queues) {
@@ -309,21 +309,7 @@ void VhostVdpaOps::run(const Quiesce& verb, Steps& steps) {
   }
 }
 
-absl::Status VhostVdpaOps::suspend() {
-  if (!device_->is_driver_ok() || suspended_) return absl::OkStatus();
-  const uint64_t can_suspend = uint64_t{1} << VHOST_BACKEND_F_SUSPEND;
-  if ((facts_.backend_features & can_suspend) == 0) {
-    VHOST_RETURN_IF_ERROR(reset());
-    bases_lost_ = true;
-    return absl::OkStatus();
-  }
-  VHOST_RETURN_IF_ERROR(
-      device_->call(VHOST_VDPA_SUSPEND, "VHOST_VDPA_SUSPEND", nullptr));
-  suspended_ = true;
-  return absl::OkStatus();
-}
-
-void VhostVdpaOps::run(const Harvest& verb, Steps& steps) {
+void VhostVdpaOps::run(const Harvest& verb, VdpaSteps& steps) {
   for (const BackendQueue vq : verb.queues) {
     std::optional<VringBase> base;
     steps.add(StepKind::kHarvest, vq, harvest(vq, base));
@@ -331,35 +317,14 @@ void VhostVdpaOps::run(const Harvest& verb, Steps& steps) {
   }
 }
 
-absl::Status VhostVdpaOps::harvest(BackendQueue vq,
-                                   std::optional<VringBase>& base) {
-  VHOST_RETURN_IF_ERROR(started(vq));
-  if (device_->is_driver_ok() && !suspended_) {
-    // Nobody suspended it: it is stopped all the same, its base is not known.
-    VHOST_RETURN_IF_ERROR(reset());
-    bases_lost_ = true;
-  }
-  Queue& queue = queues_[to_int(vq)];
-  if (suspended_) {
-    vhost_vring_state arg = {.index = to_int(vq), .num = 0};
-    VHOST_RETURN_IF_ERROR(
-        device_->call(VHOST_GET_VRING_BASE, "VHOST_GET_VRING_BASE", &arg));
-    base = VringBase{arg.num};
-  } else if (!bases_lost_) {
-    base = queue.base;  // It never ran.
-  }
-  queue.started = false;
-  return absl::OkStatus();
-}
-
-void VhostVdpaOps::run(const SetQueuesEnabled& verb, Steps& steps) {
+void VhostVdpaOps::run(const SetQueuesEnabled& verb, VdpaSteps& steps) {
   for (const SetQueuesEnabled::Queue& queue : verb.queues) {
     steps.add(queue.enabled ? StepKind::kEnable : StepKind::kDisable,
               queue.index, enable(queue.index, queue.enabled));
   }
 }
 
-void VhostVdpaOps::run(const SetCalls& verb, Steps& steps) {
+void VhostVdpaOps::run(const SetCalls& verb, VdpaSteps& steps) {
   for (const SetCalls::Queue& queue : verb.queues) {
     steps.add(StepKind::kCall, queue.index,
               set_notifier(queue.index, VHOST_SET_VRING_CALL,
@@ -367,57 +332,15 @@ void VhostVdpaOps::run(const SetCalls& verb, Steps& steps) {
   }
 }
 
-absl::Status VhostVdpaOps::started(BackendQueue vq) const {
-  if (has(vq) && queues_[to_int(vq)].started) return absl::OkStatus();
-  return absl::AbortedError("vhost-vdpa: not started");
-}
-
-absl::Status VhostVdpaOps::enable(BackendQueue vq, bool on) {
-  VHOST_RETURN_IF_ERROR(started(vq));
-  return set_state(vq, VHOST_VDPA_SET_VRING_ENABLE,
-                   "VHOST_VDPA_SET_VRING_ENABLE", on ? 1 : 0);
-}
-
-absl::Status VhostVdpaOps::set_state(BackendQueue vq, unsigned long request,
-                                     absl::string_view name, uint32_t value) {
-  if (!has(vq)) return absl::AbortedError("vhost-vdpa: no such queue");
-  vhost_vring_state arg = {.index = to_int(vq), .num = value};
-  return device_->call(request, name, &arg);
-}
-
-absl::Status VhostVdpaOps::set_base(const VringSetup& setup) {
-  VHOST_RETURN_IF_ERROR(set_state(setup.index, VHOST_SET_VRING_BASE,
-                                  "VHOST_SET_VRING_BASE", to_int(setup.base)));
-  queues_[to_int(setup.index)].base = setup.base;
-  return absl::OkStatus();
-}
-
-absl::Status VhostVdpaOps::set_addr(const VringSetup& setup) {
-  if (!has(setup.index)) {
-    return absl::AbortedError("vhost-vdpa: no such queue");
+void VhostVdpaOps::run(const GetHostNotifiers& verb, VdpaSteps& steps) {
+  if (!traits_.has_host_notifiers) {
+    steps.add({}, absl::UnimplementedError("the device has no doorbells"));
+    return;
   }
-  // IOVAs, which are guest physical addresses.
-  vhost_vring_addr arg = {
-      .index = to_int(setup.index),
-      .flags = 0,
-      .desc_user_addr = setup.addr.desc.gpa,
-      .used_user_addr = setup.addr.used.gpa,
-      .avail_user_addr = setup.addr.avail.gpa,
-      .log_guest_addr = setup.addr.used.gpa,
-  };
-  return device_->call(VHOST_SET_VRING_ADDR, "VHOST_SET_VRING_ADDR", &arg);
-}
-
-absl::Status VhostVdpaOps::set_notifier(BackendQueue vq, unsigned long request,
-                                        absl::string_view name, NotifyRef ref) {
-  if (!has(vq)) return absl::AbortedError("vhost-vdpa: no such queue");
-  if (ref.mode() == NotifyMode::kInBand) {
-    return absl::UnimplementedError("vhost-vdpa: in-band notifications");
+  for (const BackendQueue vq : verb.queues) {
+    if (!steps.add(StepKind::kOther, vq, known(vq))) return;
+    steps.result.host_notifiers.push_back(device_->doorbell(to_int(vq)));
   }
-  const bool by_fd = ref.mode() == NotifyMode::kFd;
-  vhost_vring_file arg = {.index = to_int(vq),
-                          .fd = by_fd ? ref.fd().get() : -1};
-  return device_->call(request, name, &arg);
 }
 
 }  // namespace vhost

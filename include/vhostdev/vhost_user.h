@@ -70,9 +70,10 @@ struct VhostUserOptions {
   uint32_t max_outstanding_fds = 64;  // Of those, how many may carry fds.
 
   // Protocol features that are used only if they are named here:
-  // GET_VRING_BASE_INFLIGHT (the caller keeps the inflight area) and
-  // GPA_ADDRESSES (old rust-vmm back-ends offer its bit by mistake).  Others
-  // have no effect.
+  // GET_VRING_BASE_INFLIGHT (the caller keeps the inflight area), GPA_ADDRESSES
+  // (old rust-vmm back-ends offer its bit by mistake) and INBAND_NOTIFICATIONS
+  // (a message and its reply for each notification; also needs BACKEND_REQ and
+  // REPLY_ACK).  Others have no effect.
   uint64_t extra_protocol_features = 0;
   // Protocol features never to use, whatever is offered.
   uint64_t masked_protocol_features = 0;

@@ -42,6 +42,9 @@ class ConformanceBackend {
   // Bytes, the last of which a migration may write; 0: none.
   virtual uint32_t config_size() const { return 0; }
 
+  // Whether it refuses to run while a ring is not set up.
+  virtual bool needs_all_queues() const { return false; }
+
   // Makes `count` requests on `vq`, which `queue` describes, and sees them
   // completed.  False where this back-end cannot be made to.
   virtual bool complete_requests(const ConformanceGuest& guest, QueueIndex vq,

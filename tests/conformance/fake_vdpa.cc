@@ -3,7 +3,6 @@
 
 #include <fcntl.h>
 
-#include <algorithm>
 #include <bit>
 #include <cerrno>
 #include <cstring>
@@ -53,49 +52,56 @@ class FakeVdpa::File final : public VdpaFile {
   explicit File(FakeVdpa& device) : device_(device) { device_.open = true; }
   ~File() override {
     device_.set_status(0);
-    device_.kernel_maps.clear();
-    device_.device_maps.clear();
+    device_.spaces.clear();
+    device_.in_batch.reset();
     device_.accepted_backend = 0;
     device_.owned = false;
     device_.open = false;
   }
 
   int ioctl(unsigned long request, void* arg) override {
+    ++device_.requests;
     const int error = device_.planned.take(request);
     return error != 0 ? error : device_.request(request, arg);
   }
   int write(std::span<const std::byte> message) override {
+    ++device_.messages;
     return device_.write(message);
   }
+  HostNotifierArea doorbell(uint32_t queue) override {
+    constexpr uint64_t kPage = 4096;
+    HostNotifierArea area{
+        .fd = UniqueFd(), .offset = queue * kPage, .size = kPage};
+    if (device_.has_doorbells && queue < device_.rings.size()) {
+      area.fd = UniqueFd(::open("/dev/null", O_RDWR | O_CLOEXEC));
+    }
+    return area;
+  }
+  uint64_t memory_lock_limit() override { return device_.memory_lock_limit; }
 
  private:
   FakeVdpa& device_;
 };
 
 VdpaFileOpener FakeVdpa::opener() {
-  return [this](const std::string& path)
-             -> absl::StatusOr<std::unique_ptr<VdpaFile>> {
-    if (open) return absl::UnavailableError(path);
-    return std::make_unique<File>(*this);
-  };
-}
-
-bool FakeVdpa::mapped(uint64_t iova, uint64_t size) const {
-  return std::any_of(device_maps.begin(), device_maps.end(),
-                     [&](const auto& entry) {
-                       const auto& [start, mapping] = entry;
-                       return iova >= start && iova - start <= mapping.size &&
-                              size <= mapping.size - (iova - start);
-                     });
+  return
+      [this](
+          const VhostVdpaDevice&) -> absl::StatusOr<std::unique_ptr<VdpaFile>> {
+        if (open) return absl::UnavailableError("somebody has the device open");
+        return std::make_unique<File>(*this);
+      };
 }
 
 bool FakeVdpa::running(uint32_t queue) const {
   if (queue >= rings.size()) return false;
   const Ring& ring = rings[queue];
   const uint64_t num = ring.num;
+  const auto moved = group_space.find(group_of(queue));
+  const uint32_t asid = moved == group_space.end() ? 0 : moved->second;
   return (status & kStatusDriverOk) != 0 && !suspended && ring.ready &&
-         ring.kick.valid() && num != 0 && mapped(ring.desc, 16 * num) &&
-         mapped(ring.avail, 4 + 2 * num) && mapped(ring.used, 4 + 8 * num);
+         ring.kick.valid() && num != 0 && mapped(asid, ring.desc, 16 * num) &&
+         mapped(asid, ring.avail, 4 + 2 * num) &&
+         mapped(asid, ring.used, 4 + 8 * num);
 }
 
 int FakeVdpa::request(unsigned long request, void* arg) {
@@ -121,11 +127,12 @@ int FakeVdpa::request(unsigned long request, void* arg) {
     case VHOST_VDPA_SET_CONFIG_CALL:
       return set_notifier(config_call, read_arg<int>(arg));
     case VHOST_VDPA_SUSPEND:
-      if ((backend_features & bit(VHOST_BACKEND_F_SUSPEND)) == 0) {
-        return EOPNOTSUPP;
-      }
-      suspended = true;
-      return 0;
+      return suspend(true);
+    case VHOST_VDPA_RESUME:
+      return suspend(false);
+    case VHOST_VDPA_GET_VRING_GROUP:
+    case VHOST_VDPA_SET_GROUP_ASID:
+      return group_request(request, arg);
     default:
       return vring_request(request, arg);
   }
@@ -134,6 +141,12 @@ int FakeVdpa::request(unsigned long request, void* arg) {
 int FakeVdpa::fact_request(unsigned long request, void* arg, bool& known) {
   known = true;
   switch (request) {
+    case VHOST_VDPA_GET_DEVICE_ID:
+      return give(arg, kDeviceIdBlock);
+    case VHOST_VDPA_GET_GROUP_NUM:
+      return give(arg, groups);
+    case VHOST_VDPA_GET_AS_NUM:
+      return give(arg, address_spaces);
     case VHOST_GET_FEATURES:
       return give(arg, features);
     case VHOST_GET_BACKEND_FEATURES:
@@ -154,6 +167,26 @@ int FakeVdpa::fact_request(unsigned long request, void* arg, bool& known) {
   }
 }
 
+int FakeVdpa::suspend(bool on) {
+  const unsigned needed = on ? kVdpaSuspend : kVdpaResume;
+  if ((backend_features & bit(needed)) == 0) return EOPNOTSUPP;
+  suspended = on;
+  return 0;
+}
+
+// The group is looked at as if it were a queue first.
+int FakeVdpa::group_request(unsigned long request, void* arg) {
+  if (!owned) return EPERM;
+  const auto state = read_arg<vhost_vring_state>(arg);
+  if (state.index >= rings.size()) return ENOBUFS;
+  if (request == VHOST_VDPA_GET_VRING_GROUP) {
+    return give(arg, vhost_vring_state{state.index, group_of(state.index)});
+  }
+  if (state.num >= address_spaces || state.index >= groups) return EINVAL;
+  group_space[state.index] = state.num;
+  return 0;
+}
+
 int FakeVdpa::set_status(uint8_t wanted) {
   if (wanted == 0) {
     ++resets;
@@ -163,8 +196,9 @@ int FakeVdpa::set_status(uint8_t wanted) {
     const size_t count = rings.size();
     rings.clear();
     rings.resize(count);
-    if ((accepted_backend & bit(kVdpaBackendIotlbPersist)) == 0) {
-      device_maps.clear();
+    group_space.clear();
+    if ((accepted_backend & bit(kVdpaIotlbPersist)) == 0) {
+      for (auto& [asid, space] : spaces) space.device.clear();
     }
     return 0;
   }
@@ -234,58 +268,6 @@ int FakeVdpa::vring_request(unsigned long request, void* arg) {
     default:
       return ENOTTY;
   }
-}
-
-// Nearly every failure here is EFAULT.
-int FakeVdpa::write(std::span<const std::byte> bytes) {
-  if (bytes.size() != sizeof(vhost_msg_v2)) return EINVAL;
-  if (!owned) return EFAULT;
-  const auto message = read_arg<vhost_msg_v2>(bytes.data());
-  if (message.type != VHOST_IOTLB_MSG_V2 ||
-      (accepted_backend & bit(VHOST_BACKEND_F_IOTLB_MSG_V2)) == 0) {
-    return EINVAL;
-  }
-  const vhost_iotlb_msg& iotlb = message.iotlb;
-  switch (iotlb.type) {
-    case VHOST_IOTLB_BATCH_BEGIN:
-      ++open_batches;
-      return 0;
-    case VHOST_IOTLB_BATCH_END:
-      if (open_batches == 0) return EINVAL;
-      --open_batches;
-      return 0;
-    case VHOST_IOTLB_UPDATE:
-      return update(iotlb.iova, {iotlb.size, iotlb.uaddr, iotlb.perm});
-    case VHOST_IOTLB_INVALIDATE:
-      if (iotlb.size == 0) return EINVAL;
-      invalidate(iotlb.iova, iotlb.size);
-      return 0;
-    default:
-      return EINVAL;
-  }
-}
-
-int FakeVdpa::update(uint64_t iova, const Mapping& mapping) {
-  if (mapping.size == 0) return EINVAL;
-  uint64_t pinned = mapping.size;
-  for (const auto& [start, known] : kernel_maps) {
-    if (start < iova + mapping.size && iova < start + known.size) {
-      return EFAULT;
-    }
-    pinned += known.size;
-  }
-  if (pinned > memory_lock_limit) return EFAULT;
-  kernel_maps[iova] = mapping;
-  device_maps[iova] = mapping;
-  return 0;
-}
-
-void FakeVdpa::invalidate(uint64_t iova, uint64_t size) {
-  const auto inside = [&](const auto& entry) {
-    return entry.first < iova + size && iova < entry.first + entry.second.size;
-  };
-  std::erase_if(kernel_maps, inside);
-  std::erase_if(device_maps, inside);
 }
 
 }  // namespace vhost::testing

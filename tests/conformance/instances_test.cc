@@ -3,10 +3,13 @@
 // the kernel's and vDPA's ops over kernels of our own.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <memory>
 #include <utility>
 
-#include "backends/kernel/vhost_kernel_net_ops.h"
+#include "backends/kernel/vhost_net_ops.h"
+#include "backends/kernel/vhost_scsi_ops.h"
+#include "backends/kernel/vhost_vsock_ops.h"
 #include "backends/vdpa/vhost_vdpa_ops.h"
 #include "tests/conformance/conformance_suite.h"
 #include "tests/conformance/fake_kernel.h"
@@ -65,17 +68,8 @@ class FakeInstance final : public ConformanceBackend {
   std::shared_ptr<std::vector<std::string>> journal_;
 };
 
-class KernelInstance final : public ConformanceBackend {
+class KernelInstance : public ConformanceBackend {
  public:
-  std::unique_ptr<VhostOps> connect() override {
-    KernelNetOptions options;
-    options.taps.push_back(kernel_.make_tap());
-    options.taps.push_back(kernel_.make_tap());
-    options.open = kernel_.opener();
-    return std::make_unique<VhostKernelNetOps>(std::move(options));
-  }
-  uint32_t device_id() const override { return kDeviceIdNet; }
-  uint32_t queues() const override { return 4; }
   bool complete_requests(const ConformanceGuest& guest, QueueIndex vq,
                          const VirtqueueConfig& queue,
                          uint16_t count) override {
@@ -87,8 +81,54 @@ class KernelInstance final : public ConformanceBackend {
     return kernel_.running(to_int(vq)) == serving;
   }
 
+ protected:
+  explicit KernelInstance(FakeKernel::Kind kind, uint32_t rings = 2)
+      : kernel_(kind, rings) {}
+
+  FakeKernel kernel_;
+};
+
+class KernelNetInstance final : public KernelInstance {
+ public:
+  KernelNetInstance() : KernelInstance(FakeKernel::Kind::kNet) {
+    for (UniqueFd& tap : taps_) tap = kernel_.make_tap();
+  }
+  std::unique_ptr<VhostOps> connect() override {
+    VhostNetOptions options;
+    for (const UniqueFd& tap : taps_) options.taps.emplace_back(tap);
+    return std::make_unique<VhostNetOps>(std::move(options), kernel_.system());
+  }
+  uint32_t device_id() const override { return kDeviceIdNet; }
+  uint32_t queues() const override { return 4; }
+
  private:
-  FakeVhostNet kernel_;
+  std::array<UniqueFd, 2> taps_;
+};
+
+class KernelVsockInstance final : public KernelInstance {
+ public:
+  KernelVsockInstance() : KernelInstance(FakeKernel::Kind::kVsock) {}
+  std::unique_ptr<VhostOps> connect() override {
+    return std::make_unique<VhostVsockOps>(VhostVsockOptions{.guest_cid = 42},
+                                           kernel_.system());
+  }
+  uint32_t device_id() const override { return kDeviceIdVsock; }
+  // It writes the used flags of all rings.
+  bool needs_all_queues() const override { return true; }
+};
+
+class KernelScsiInstance final : public KernelInstance {
+ public:
+  KernelScsiInstance() : KernelInstance(FakeKernel::Kind::kScsi, 3) {
+    kernel_.targets.insert("naa.5001405cc0ffee00/1");
+  }
+  std::unique_ptr<VhostOps> connect() override {
+    return std::make_unique<VhostScsiOps>(
+        VhostScsiOptions{.wwpn = "naa.5001405cc0ffee00", .tpgt = 1},
+        kernel_.system());
+  }
+  uint32_t device_id() const override { return kDeviceIdScsi; }
+  uint32_t queues() const override { return 3; }
 };
 
 class VdpaInstance final : public ConformanceBackend {
@@ -98,8 +138,7 @@ class VdpaInstance final : public ConformanceBackend {
   }
 
   std::unique_ptr<VhostOps> connect() override {
-    return std::make_unique<VhostVdpaOps>(
-        VdpaOptions{.path = "vdpa", .open = device_.opener()});
+    return std::make_unique<VhostVdpaOps>(VhostVdpaOptions(), device_.opener());
   }
   uint32_t config_size() const override {
     return static_cast<uint32_t>(device_.config.size());
@@ -135,7 +174,10 @@ INSTANTIATE_TEST_SUITE_P(
         factory<FakeInstance>("FakeLikeVdpa", like_vdpa(), Completes::kInline),
         factory<FakeInstance>("FakePosted", like_vhost_user(),
                               Completes::kPosted),
-        factory<KernelInstance>("KernelNet"), factory<VdpaInstance>("Vdpa"),
+        factory<KernelNetInstance>("KernelNet"),
+        factory<KernelVsockInstance>("KernelVsock"),
+        factory<KernelScsiInstance>("KernelScsi"),
+        factory<VdpaInstance>("Vdpa"),
         // IOTLB_PERSIST: mappings outlive a reset.
         factory<VdpaInstance>("VdpaPersist", uint64_t{1} << 8)),
     factory_name);

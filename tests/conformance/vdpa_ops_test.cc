@@ -5,13 +5,11 @@
 #include <cerrno>
 #include <memory>
 #include <optional>
+#include <string>
 #include <utility>
+#include <vector>
 
-#include "backends/vdpa/vdpa_uapi.h"
-#include "backends/vdpa/vhost_vdpa_ops.h"
-#include "tests/conformance/fake_vdpa.h"
-#include "tests/fakes/ops_driver.h"
-#include "vhostdev/virtio_device.h"
+#include "tests/conformance/vdpa_fixture.h"
 
 namespace vhost::testing {
 namespace {
@@ -26,31 +24,7 @@ using Code = absl::StatusCode;
 const Verb kFeatures = SetFeatures{{kFeatureVersion1}};
 constexpr uint8_t kDriverStatus = kStatusAcknowledge | kStatusDriver;
 
-class VdpaOps : public ::testing::Test {
- protected:
-  VdpaOps() { make_ops(); }
-
-  void make_ops() {
-    ops_ = std::make_unique<VhostVdpaOps>(
-        VdpaOptions{.path = "vdpa", .open = device_.opener()});
-    ops_->attach(nullptr, &sink_);
-  }
-  absl::Status do_verb(Verb verb) {
-    return drive_status(*ops_, std::move(verb));
-  }
-  void open() { ASSERT_EQ(do_verb(Open{}), absl::OkStatus()); }
-  void start(bool with_memory = true) {
-    ASSERT_EQ(do_verb(kFeatures), absl::OkStatus());
-    ASSERT_EQ(do_verb(guest_.configure(with_memory)), absl::OkStatus());
-    ASSERT_EQ(do_verb(guest_.go()), absl::OkStatus());
-    ASSERT_EQ(do_verb(DriverOk{}), absl::OkStatus());
-  }
-
-  FakeVdpa device_{2};
-  Guest guest_{2};
-  CountingSink sink_;
-  std::unique_ptr<VhostOps> ops_;
-};
+using VdpaOps = VdpaFixture;
 
 TEST_F(VdpaOps, OpenTakesTheDeviceAndReadsWhatItIs) {
   device_.config[3] = std::byte{7};
@@ -61,21 +35,55 @@ TEST_F(VdpaOps, OpenTakesTheDeviceAndReadsWhatItIs) {
   EXPECT_EQ(device_.status, kDriverStatus);
   EXPECT_EQ(ops_->traits().max_queues, 2u);
   EXPECT_FALSE(ops_->traits().features.has(kFeatureAccessPlatform));
-  // ASID is offered and not used.
-  EXPECT_EQ(device_.accepted_backend, 0x16u);
+  EXPECT_EQ(device_.accepted_backend, device_.backend_features);
+}
+
+TEST_F(VdpaOps, OffersPackedRingsIfTheDeviceDoes) {
+  device_.features |= uint64_t{1} << kFeatureRingPacked;
+  open();
+  ASSERT_EQ(do_verb(SetFeatures{{kFeatureVersion1, kFeatureRingPacked}}),
+            absl::OkStatus());
+  EXPECT_NE(device_.accepted & uint64_t{1} << kFeatureRingPacked, 0u);
+}
+
+TEST_F(VdpaOps, NamesWhatItCannot) {
+  open();
+  EXPECT_FALSE(ops_->traits().takes_log);
+  EXPECT_FALSE(ops_->traits().has_iotlb);
+  EXPECT_TRUE(ops_->traits().pins_memory);
+  EXPECT_TRUE(ops_->traits().may_block);
+  for (Verb verb : std::vector<Verb>{SetLog{}, UpdateIotlb{}, GetInflight{},
+                                     ResetOwner{}, KickQueues{}, Resume{},
+                                     GetHostNotifiers{guest_.all()}}) {
+    const absl::string_view name = verb_name(verb);
+    const absl::Status status = do_verb(std::move(verb));
+    EXPECT_NE(status.code(), Code::kOk) << name;
+    EXPECT_NE(status.code(), Code::kUnavailable) << name;
+  }
 }
 
 TEST_F(VdpaOps, TheDeviceIsOpenedOnce) {
   open();
-  VhostVdpaOps second(VdpaOptions{.path = "vdpa", .open = device_.opener()});
-  EXPECT_EQ(drive_status(second, Open{}).code(), Code::kUnavailable);
+  VhostVdpaOps second({}, device_.opener());
+  const absl::Status status = drive_status(second, Open{});
+  EXPECT_EQ(status.code(), Code::kUnavailable);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("has the device open"));
+}
+
+TEST_F(VdpaOps, AClosedDeviceSaysWhy) {
+  open();
+  ops_->close(absl::CancelledError("unplugged"));
+  EXPECT_FALSE(device_.open);
+  EXPECT_THAT(refusal_of(DriverOk{}), HasSubstr("closed: unplugged"));
+  EXPECT_EQ(do_verb(Open{}), absl::OkStatus());
+  EXPECT_EQ(do_verb(Open{}).code(), Code::kFailedPrecondition);
 }
 
 TEST_F(VdpaOps, TellsADeviceThatIsNotThere) {
-  VdpaOptions options;
-  options.path = "/nonexistent/vhost-vdpa-0";
-  VhostVdpaOps ops(std::move(options));
-  EXPECT_EQ(drive_status(ops, Open{}).code(), Code::kUnavailable);
+  VhostVdpaOptions options;
+  options.device = OpenVdpaDevice{"/nonexistent/vhost-vdpa-0"};
+  const auto ops = make_vhost_vdpa_ops(std::move(options));
+  EXPECT_EQ(drive_status(*ops, Open{}).code(), Code::kUnavailable);
 }
 
 TEST_F(VdpaOps, ADeviceWithoutMessagesOfTypeTwoIsNotUsed) {
@@ -118,49 +126,6 @@ TEST_F(VdpaOps, RunsEveryQueueAfterDriverOk) {
   EXPECT_EQ(device_.rings[1].desc, guest_.setup(1).addr.desc.gpa);
 }
 
-TEST_F(VdpaOps, GuestMemoryIsMappedAtItsPhysicalAddressInOneBatch) {
-  open();
-  ASSERT_EQ(do_verb(kFeatures), absl::OkStatus());
-  ASSERT_EQ(do_verb(guest_.configure()), absl::OkStatus());
-  ASSERT_THAT(device_.kernel_maps, SizeIs(1));
-  EXPECT_EQ(device_.kernel_maps.begin()->first, Guest::kGpa);
-  EXPECT_EQ(device_.kernel_maps.begin()->second.user, guest_.table()[0].user);
-  EXPECT_EQ(device_.kernel_maps.begin()->second.perm, VHOST_ACCESS_RW);
-  EXPECT_EQ(device_.open_batches, 0u);
-}
-
-TEST_F(VdpaOps, ReadOnlyMemoryIsMappedReadOnly) {
-  open();
-  MemoryTableEntry rom = guest_.table()[0];
-  rom.readonly = true;
-  ASSERT_EQ(do_verb(UpdateMemory{diff_between({}, {rom})}), absl::OkStatus());
-  EXPECT_EQ(device_.kernel_maps.begin()->second.perm, VHOST_ACCESS_RO);
-}
-
-TEST_F(VdpaOps, MemoryIsRefusedEntryByEntry) {
-  device_.iova_last = 0x7fffffff;
-  open();
-  const auto region = Guest::memory(0x10000);
-  const auto result =
-      drive(*ops_, UpdateMemory{diff_between(
-                       {}, {entry_at(0, region), entry_at(0x8000, region),
-                            entry_at(0x80000000, region)})});
-  EXPECT_THAT(result->applied,
-              ElementsAre(Step{.kind = StepKind::kMemoryAdd, .index = 0}));
-  EXPECT_THAT(result->refused, SizeIs(2));
-  EXPECT_THAT(device_.kernel_maps, SizeIs(1));
-  const auto unknown =
-      drive(*ops_, UpdateMemory{diff_between({entry_at(0x8000, region)}, {})});
-  EXPECT_THAT(unknown->refused, SizeIs(1));
-}
-
-TEST_F(VdpaOps, MemoryBeyondTheLockLimitSaysWhatToLookAt) {
-  device_.memory_lock_limit = 0x1000;
-  open();
-  EXPECT_THAT(std::string(do_verb(UpdateMemory{guest_.all_memory()}).message()),
-              HasSubstr("RLIMIT_MEMLOCK"));
-}
-
 TEST_F(VdpaOps, BasesAreHarvestedFromASuspendedDevice) {
   open();
   start();
@@ -193,50 +158,56 @@ TEST_F(VdpaOps, ADeviceThatNeverRanStandsWhereItWasConfigured) {
               ElementsAre(VringBase{5}, VringBase{5}));
 }
 
-TEST_F(VdpaOps, MappingsAreThereAgainAfterAStopThatDroppedThem) {
+TEST_F(VdpaOps, ASuspendedDeviceThatCanResumesInPlace) {
+  device_.backend_features |= uint64_t{1} << kVdpaResume;
   open();
+  EXPECT_EQ(ops_->traits().resume, ResumeMode::kInPlace);
   start();
+  EXPECT_EQ(do_verb(Resume{}).code(), Code::kFailedPrecondition);
   ASSERT_EQ(do_verb(Quiesce{guest_.all()}), absl::OkStatus());
   ASSERT_EQ(do_verb(Harvest{guest_.all()}), absl::OkStatus());
-  ASSERT_EQ(do_verb(ResetStatus{}), absl::OkStatus());
-  EXPECT_THAT(device_.kernel_maps, IsEmpty());
-  start(/*with_memory=*/false);
+  EXPECT_FALSE(device_.running(0));
+  ASSERT_EQ(do_verb(Resume{}), absl::OkStatus());
   EXPECT_TRUE(device_.running(0));
+  // Its queues are as before: they stop once more.
+  ASSERT_EQ(do_verb(Quiesce{guest_.all()}), absl::OkStatus());
+  EXPECT_EQ(do_verb(Harvest{guest_.all()}), absl::OkStatus());
 }
 
-TEST_F(VdpaOps, MappingsThatDoNotComeBackAreTriedAgainAsAWhole) {
+TEST_F(VdpaOps, WithoutResumeOnlyAResetHelps) {
   open();
   start();
   ASSERT_EQ(do_verb(Quiesce{guest_.all()}), absl::OkStatus());
-  ASSERT_EQ(do_verb(Harvest{guest_.all()}), absl::OkStatus());
-  ASSERT_EQ(do_verb(ResetStatus{}), absl::OkStatus());
-  device_.memory_lock_limit = 0x1000;
-  ASSERT_EQ(do_verb(kFeatures), absl::OkStatus());
-  const absl::Status status = do_verb(guest_.configure(/*with_memory=*/false));
-  EXPECT_THAT(std::string(status.message()), HasSubstr("map again"));
-  EXPECT_THAT(device_.kernel_maps, IsEmpty());
-  device_.memory_lock_limit = ~uint64_t{0};
-  start(/*with_memory=*/false);
-  EXPECT_TRUE(device_.running(0));
+  EXPECT_EQ(ops_->traits().resume, ResumeMode::kResetAndReplay);
+  EXPECT_EQ(do_verb(Resume{}).code(), Code::kUnimplemented);
 }
 
-TEST_F(VdpaOps, MemoryRemovedWhileStoppedIsNotMappedAgain) {
+TEST_F(VdpaOps, DoorbellsAreOnePageForEachQueue) {
+  device_.has_doorbells = true;
   open();
-  start();
-  ASSERT_EQ(do_verb(Quiesce{guest_.all()}), absl::OkStatus());
-  ASSERT_EQ(do_verb(Harvest{guest_.all()}), absl::OkStatus());
-  ASSERT_EQ(do_verb(ResetStatus{}), absl::OkStatus());
-  ASSERT_EQ(do_verb(UpdateMemory{diff_between(guest_.table(), {})}),
-            absl::OkStatus());
-  EXPECT_THAT(device_.kernel_maps, IsEmpty());
+  EXPECT_TRUE(ops_->traits().has_host_notifiers);
+  const auto result = drive(*ops_, GetHostNotifiers{guest_.all()});
+  ASSERT_EQ(result->status, absl::OkStatus());
+  ASSERT_THAT(result->host_notifiers, SizeIs(2));
+  EXPECT_TRUE(result->host_notifiers[1].fd.valid());
+  EXPECT_EQ(result->host_notifiers[1].size, 4096u);
+  EXPECT_EQ(result->host_notifiers[1].offset, 4096u);
+  EXPECT_EQ(do_verb(GetHostNotifiers{{BackendQueue{2}}}).code(),
+            Code::kAborted);
 }
 
-TEST_F(VdpaOps, PersistentMappingsAreLeftAlone) {
-  device_.backend_features |= uint64_t{1} << kVdpaBackendIotlbPersist;
+TEST_F(VdpaOps, MaskedBackendFeaturesAreNotUsed) {
+  options_.masked_backend_features = uint64_t{1} << kVdpaSuspend;
+  make_ops();
   open();
-  start();
-  ASSERT_EQ(do_verb(ResetDevice{}), absl::OkStatus());
-  EXPECT_THAT(device_.device_maps, SizeIs(1));
+  EXPECT_EQ(device_.accepted_backend & uint64_t{1} << kVdpaSuspend, 0u);
+}
+
+TEST_F(VdpaOps, FeaturesThatOnlyNewerKernelsHaveAreUsedWhereTheyHelp) {
+  device_.backend_features = 0x1fe;
+  open();
+  EXPECT_EQ(device_.accepted_backend,
+            0x1feu & ~(uint64_t{1} << kVdpaDescriptorAsid));
 }
 
 TEST_F(VdpaOps, ConfigurationIsReadAndWritten) {

@@ -259,14 +259,38 @@ void ModelRing::put_back(const Taken& taken) {
   --next_avail_;
 }
 
-absl::Status ModelRing::give_back(const Taken& taken, uint32_t written) {
+// What the used ring says of a request.
+ModelRing::UsedElem ModelRing::told(const Taken& taken, uint32_t written,
+                                    ModelFault fault) const {
+  UsedElem elem = {taken.head, written};
+  switch (fault) {
+    case ModelFault::kUsedId:
+      elem.id = num_;
+      break;
+    case ModelFault::kUsedTwice:
+      // One that is in nobody's hands; there is none if all are.
+      for (elem.id = 0; elem.id + 1 < num_ && taken_[elem.id]; ++elem.id) {
+      }
+      break;
+    case ModelFault::kLength:
+      elem.len = static_cast<uint32_t>(total_size(taken.request.writable)) + 1;
+      break;
+    case ModelFault::kNone:
+    case ModelFault::kUsedIndex:
+      break;
+  }
+  return elem;
+}
+
+absl::Status ModelRing::give_back(const Taken& taken, uint32_t written,
+                                  ModelFault fault) {
   if (has(kFeatureLogAll)) {
     for (const ModelSegment& piece :
          slice(taken.request.writable, 0, written)) {
       VHOST_RETURN_IF_ERROR(context_->log.mark(piece.gpa, piece.size));
     }
   }
-  const UsedElem elem = {taken.head, written};
+  const UsedElem elem = told(taken, written, fault);
   const uint64_t offset = kEntries + kUsedElemSize * (next_used_ % num_);
   if (addresses_->log_used) {
     VHOST_RETURN_IF_ERROR(
@@ -278,6 +302,9 @@ absl::Status ModelRing::give_back(const Taken& taken, uint32_t written) {
         context_->log.mark(addresses_->log + offset, sizeof(elem)));
   }
   ++next_used_;
+  if (fault == ModelFault::kUsedIndex) {
+    next_used_ = static_cast<uint16_t>(next_used_ + num_);
+  }
   taken_[taken.head] = false;
   return absl::OkStatus();
 }

@@ -12,6 +12,7 @@
 #include "tests/fakes/model_memory.h"
 #include "vhostdev/features.h"
 #include "vhostdev/testing/model_device.h"
+#include "vhostdev/testing/model_fault.h"
 
 namespace vhost::testing {
 
@@ -69,8 +70,10 @@ class ModelRing {
   // As if the last request taken had not been.
   void put_back(const Taken& taken);
   // Hands a request back, of which the first `written` writable bytes were
-  // written.  The driver sees it after publish().
-  absl::Status give_back(const Taken& taken, uint32_t written);
+  // written; with a lie about it, if asked.  The driver sees it after
+  // publish().
+  absl::Status give_back(const Taken& taken, uint32_t written,
+                         ModelFault fault = ModelFault::kNone);
   // Shows what was handed back; says whether the driver wants to be notified.
   absl::StatusOr<bool> publish();
 
@@ -85,6 +88,7 @@ class ModelRing {
 
   bool has(unsigned feature) const { return context_->features.has(feature); }
   uint16_t load_avail(uint64_t index) const;
+  UsedElem told(const Taken& taken, uint32_t written, ModelFault fault) const;
   absl::Status store_used(uint64_t offset, uint16_t value);
   absl::Status walk(uint16_t head, ModelRequest& request) const;
   absl::Status walk_indirect(const Desc& where, ModelRequest& request) const;

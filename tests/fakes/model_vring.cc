@@ -71,6 +71,7 @@ void ModelVring::start() {
   if (started_) return;
   started_ = true;
   broken_ = false;
+  handed_back_ = 0;
   absl::Status status = ring_.begin();
   if (status.ok() && polled_) status = ring_.suppress_kicks();
   if (!status.ok()) return fail(annotate(status, "started"));
@@ -218,6 +219,12 @@ absl::StatusOr<bool> ModelVring::receive_one() {
   return false;
 }
 
+ModelFault ModelVring::next_fault() {
+  const ModelOptions& options = environment_->options;
+  return handed_back_++ == options.fault_after ? options.fault
+                                               : ModelFault::kNone;
+}
+
 absl::Status ModelVring::finish(ModelTime now) {
   while (!in_flight_.empty() && in_flight_.front().due <= now) {
     const InFlight first = std::move(in_flight_.front());
@@ -228,7 +235,7 @@ absl::Status ModelVring::finish(ModelTime now) {
       return annotate(written.status(),
                       absl::StrCat("descriptor ", first.taken.head));
     }
-    VHOST_RETURN_IF_ERROR(ring_.give_back(first.taken, *written));
+    VHOST_RETURN_IF_ERROR(ring_.give_back(first.taken, *written, next_fault()));
     ++environment_->counters.requests;
   }
   return absl::OkStatus();

@@ -97,6 +97,7 @@ class ModelVring {
   void fail(const absl::Status& why);
   void unwatch_kick();
   void note_active();
+  ModelFault next_fault();
 
   uint32_t index_;
   ModelEnvironment* environment_;
@@ -112,6 +113,7 @@ class ModelVring {
   bool broken_ = false;
   bool active_ = false;  // As the device knows it.
   std::deque<InFlight> in_flight_;
+  uint64_t handed_back_ = 0;  // Since it was started.
 };
 
 }  // namespace vhost::testing

@@ -14,6 +14,7 @@
 #include <csignal>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -123,6 +124,25 @@ void Process::freeze() {
                   WSTOPPED | WEXITED | WNOWAIT) != 0 &&
          errno == EINTR) {
   }
+}
+
+bool Process::frozen() const {
+  std::error_code error;
+  const std::filesystem::directory_iterator tasks(
+      absl::StrCat("/proc/", pid_, "/task"), error);
+  if (error) return false;
+  for (const auto& task : tasks) {
+    std::ifstream file(task.path() / "stat");
+    std::string stat;
+    std::getline(file, stat);
+    // The state stands behind the name, which may hold anything.
+    const size_t name_end = stat.rfind(") ");
+    if (name_end == stat.npos || stat.size() <= name_end + 2 ||
+        stat[name_end + 2] != 'T') {
+      return false;
+    }
+  }
+  return true;
 }
 
 std::optional<int> Process::wait(Duration timeout) {

@@ -55,6 +55,8 @@ class Process {
 
   // Stops it (SIGSTOP); when this returns none of it runs any more.
   void freeze();
+  // Whether each of its threads is stopped.
+  bool frozen() const;
 
   // The exit status, or 128 + the signal it died of; nothing if it still runs
   // after `timeout`.

@@ -69,13 +69,13 @@ TEST(Corpus, OfTheFrontEndSucceedsWithEveryVerb) {
     reached.silent |= one.silent;
   }
   EXPECT_THAT(reached.done,
-              UnorderedElementsAre("Open", "SetFeatures", "GetInflight",
-                                   "Configure", "Go", "DriverOk", "Quiesce",
-                                   "Harvest", "ResetStatus", "ResetDevice",
-                                   "SetQueuesEnabled", "UpdateMemory",
-                                   "SetCalls", "SetLog", "SetRingLogging",
-                                   "GetConfig", "SetConfig", "SetDeviceStateFd",
-                                   "CheckDeviceState", "SetMtu", "SendRarp"));
+              UnorderedElementsAre(
+                  "Open", "SetFeatures", "GetInflight", "Configure", "Go",
+                  "DriverOk", "Quiesce", "Harvest", "ResetStatus",
+                  "ResetDevice", "SetQueuesEnabled", "UpdateMemory", "SetCalls",
+                  "SetLog", "SetRingLogging", "GetConfig", "SetConfig",
+                  "SetDeviceStateFd", "CheckDeviceState", "SetMtu", "SendRarp",
+                  "UpdateIotlb", "KickQueues"));
   EXPECT_TRUE(reached.refused);
   EXPECT_TRUE(reached.malformed);
   EXPECT_TRUE(reached.silent);

@@ -84,17 +84,30 @@ bool UserPeer::read_message() {
 void UserPeer::serve() {
   while (socket_.valid() && read_message()) {
     if (hang_up_before && seen.size() > *hang_up_before) return close();
-    ByteVector reply;
-    if (instead) reply = instead(seen.back());
-    if (reply.empty()) reply = answer(seen.back());
-    const int fd = reply_fd_.get();
-    if (!reply.empty()) {
-      send(reply,
-           reply_fd_.valid() ? std::span(&fd, 1) : std::span<const int>());
-    }
-    reply_fd_.reset();
+    reply_to(seen.size() - 1);
     if (hang_up_after && seen.size() > *hang_up_after) return close();
   }
+}
+
+void UserPeer::reply_to(size_t number) {
+  const auto at = [&](Moment moment) {
+    if (meanwhile) meanwhile(seen[number], moment);
+  };
+  at(Moment::kRead);
+  ByteVector reply;
+  if (instead) reply = instead(seen[number]);
+  if (reply.empty()) reply = answer(seen[number]);
+  if (reply.empty()) return;
+  const UniqueFd given = std::move(reply_fd_);
+  const int fd = given.get();
+  const auto fds = given.valid() ? std::span(&fd, 1) : std::span<const int>();
+  if (!meanwhile) return send(reply, fds);
+  const auto cut = static_cast<std::ptrdiff_t>(sizeof(wire::Header));
+  send(ByteVector(reply.begin(), reply.begin() + cut), fds);
+  at(Moment::kHalfway);
+  reply.erase(reply.begin(), reply.begin() + cut);
+  if (!reply.empty()) send(reply);
+  at(Moment::kAnswered);
 }
 
 ByteVector UserPeer::answer(const Message& in) {

@@ -76,6 +76,14 @@ class UserPeer {
   void close() { socket_.reset(); }
   bool closed() const { return !socket_.valid(); }
 
+  // Where it is with a message when `meanwhile` is called, if there is one.
+  enum class Moment : uint8_t {
+    kRead,      // Read it; nothing was answered.
+    kHalfway,   // Sent the header of its reply.
+    kAnswered,  // Sent all of it.
+  };
+  std::function<void(const Message&, Moment)> meanwhile;
+
   // What came, oldest first.
   std::vector<Message> seen;
   std::vector<std::string> names() const;
@@ -86,6 +94,7 @@ class UserPeer {
  private:
   bool read_message();
   ByteVector answer(const Message& in);
+  void reply_to(size_t number);
   ByteVector body(const Message& in);
   void remember(const Message& in);
 

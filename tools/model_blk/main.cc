@@ -96,6 +96,8 @@ absl::Status serve(const Options& options) {
   model.without_features = options.without_features;
   model.without_protocol_features = options.without_protocol_features;
   model.latency = options.latency;
+  model.fault = options.fault;
+  model.fault_after = options.fault_after;
   model.on_trouble = complain;
   ModelBackend backend(disk->get(), std::move(model));
   VHOST_RETURN_IF_ERROR(options.fd.has_value()

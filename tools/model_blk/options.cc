@@ -4,6 +4,7 @@
 #include <getopt.h>
 
 #include <limits>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -30,6 +31,7 @@ enum Option : int {
   kOptQueues,
   kOptWithout,
   kOptLatency,
+  kOptFault,
   kOptHelp,
 };
 
@@ -43,6 +45,7 @@ const option kLongOptions[] = {
     {"queues", required_argument, nullptr, kOptQueues},
     {"without", required_argument, nullptr, kOptWithout},
     {"latency-ms", required_argument, nullptr, kOptLatency},
+    {"fault", required_argument, nullptr, kOptFault},
     {"help", no_argument, nullptr, kOptHelp},
     {},
 };
@@ -75,6 +78,26 @@ absl::Status hide(absl::string_view name, Options& options) {
   if (found) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat("--without ", name, ": there is no such feature"));
+}
+
+// "used-id" or "used-id@100".
+absl::Status parse_fault(absl::string_view text, Options& options) {
+  const std::pair<absl::string_view, absl::string_view> parts =
+      absl::StrSplit(text, absl::MaxSplits('@', 1));
+  const std::optional<testing::ModelFault> fault =
+      testing::model_fault(parts.first);
+  if (!fault.has_value()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--fault ", text, ": there is no such fault"));
+  }
+  options.fault = *fault;
+  options.fault_after = 0;
+  const bool counted = text.size() != parts.first.size();
+  if (counted && !absl::SimpleAtoi(parts.second, &options.fault_after)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--fault ", text, ": not a number of requests"));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status parse_numeric(int what, const char* text, Options& options) {
@@ -112,6 +135,8 @@ absl::Status parse_one(int what, const char* text, Options& options) {
     case kOptReadOnly:
       options.read_only = true;
       break;
+    case kOptFault:
+      return parse_fault(text, options);
     case kOptWithout:
       for (absl::string_view name :
            absl::StrSplit(text, ',', absl::SkipEmpty())) {
@@ -154,6 +179,10 @@ const char kHelp[] =
     "  --without=NAME,...     does not offer these features, spelled as in\n"
     "                         the specifications: EVENT_IDX, REPLY_ACK\n"
     "  --latency-ms=N         completes each request N ms after it came\n"
+    "  --fault=LIE[@N]        lies about one request of each queue, after N\n"
+    "                         that it did not lie about: used-index (it moves\n"
+    "                         too far), used-id (no such descriptor),\n"
+    "                         used-twice (of no request), length (too long)\n"
     "\n"
     "Serves one front-end after another until SIGTERM.\n";
 

@@ -9,6 +9,7 @@
 
 #include "absl/status/statusor.h"
 #include "vhostdev/features.h"
+#include "vhostdev/testing/model_fault.h"
 
 namespace vhost::model_blk {
 
@@ -26,6 +27,8 @@ struct Options {
   FeatureSet without_features;
   uint64_t without_protocol_features = 0;
   std::chrono::nanoseconds latency{0};
+  testing::ModelFault fault = testing::ModelFault::kNone;
+  uint64_t fault_after = 0;
 };
 
 // Errors: kInvalidArgument  an option that does not exist, its value is wrong,

@@ -15,6 +15,7 @@
 #include "absl/synchronization/mutex.h"
 #include "vhostdev/features.h"
 #include "vhostdev/testing/model_device.h"
+#include "vhostdev/testing/model_fault.h"
 #include "vhostdev/unique_fd.h"
 
 namespace vhost::testing {
@@ -48,6 +49,11 @@ struct ModelOptions {
 
   // How long a request is in flight.
   std::chrono::nanoseconds latency{0};
+
+  // The request that is handed back with a lie, once `fault_after` requests of
+  // the same ring, since the ring was started, were handed back well.
+  ModelFault fault = ModelFault::kNone;
+  uint64_t fault_after = 0;
 
   // Asked before every message, on the thread that drives the back-end; must
   // not call the back-end, nor must on_trouble.

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+// Behind an IOMMU: the kernel asks where an address lies, and is told.
+#include <algorithm>
+#include <array>
+#include <limits>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "backends/kernel/vhost_kernel_ops.h"
+#include "vhostdev/status.h"
+
+namespace vhost {
+namespace {
+
+// Answered before others have their turn; what is left keeps the device
+// readable.
+constexpr int kAnswersAtOnce = 256;
+
+// The part of `entry` around `iova` that lies in one piece of `memory`, with
+// its place in this process; empty: the guest's address is not of memory.
+std::optional<UpdateIotlb> place_in_memory(const IotlbEntry& entry,
+                                           uint64_t iova,
+                                           const MemorySnapshot& memory) {
+  const uint64_t offset = iova - entry.iova;
+  if (entry.access == IotlbAccess::kNone || iova < entry.iova ||
+      offset >= entry.size) {
+    return std::nullopt;
+  }
+  // Neither address may wrap.
+  constexpr uint64_t kMax = std::numeric_limits<uint64_t>::max();
+  if (offset > kMax - entry.gpa) return std::nullopt;
+  const uint64_t length =
+      std::min({entry.size - 1, kMax - entry.gpa, kMax - entry.iova});
+  const MemoryTableEntry* piece = memory.find(entry.gpa + offset, 1);
+  if (piece == nullptr) return std::nullopt;
+  const uint64_t first = std::max(entry.gpa, piece->gpa);
+  const uint64_t last =
+      std::min(entry.gpa + length, piece->gpa + (piece->size - 1));
+  return UpdateIotlb{.entry = {.iova = entry.iova + (first - entry.gpa),
+                               .size = last - first + 1,
+                               .gpa = first,
+                               .access = entry.access},
+                     .user = piece->user + (first - piece->gpa)};
+}
+
+bool overlap(uint64_t a, uint64_t a_size, uint64_t b, uint64_t b_size) {
+  return a_size != 0 && b_size != 0 && a <= b + (b_size - 1) &&
+         b <= a + (a_size - 1);
+}
+
+}  // namespace
+
+absl::StatusOr<bool> VhostKernelOps::answer_misses(KernelDevice& device) {
+  const std::weak_ptr<char> alive = alive_;
+  bool asked = false;
+  for (int i = 0; i < kAnswersAtOnce; ++i) {
+    const absl::StatusOr<std::optional<IotlbRequest>> request =
+        device.next_iotlb(iotlb_version_);
+    if (!request.ok()) return request.status();
+    if (!request->has_value()) break;
+    asked = true;
+    const absl::Status answered = answer_miss(device, **request);
+    if (alive.expired()) break;
+    if (!answered.ok()) return answered;
+  }
+  return asked;
+}
+
+absl::Status VhostKernelOps::answer_miss(KernelDevice& device,
+                                         const IotlbRequest& request) {
+  if (sink_ == nullptr) return absl::OkStatus();
+  BackendServices& services = sink_->services();
+  if (request.kind == IotlbRequest::Kind::kAccessFail) {
+    services.iotlb_access_failed(request.iova, request.access);
+    return absl::OkStatus();
+  }
+  const std::weak_ptr<char> alive = alive_;
+  const absl::StatusOr<IotlbEntry> entry =
+      services.translate(request.iova, request.access);
+  // Without a translation the ring waits, as the VMM wanted.
+  if (!entry.ok() || alive.expired()) return absl::OkStatus();
+  std::optional<UpdateIotlb> update;
+  if (memory_ != nullptr) {
+    update = place_in_memory(*entry, request.iova, *memory_);
+  }
+  if (!update.has_value()) {
+    services.iotlb_access_failed(request.iova, request.access);
+    return absl::OkStatus();
+  }
+  VHOST_RETURN_IF_ERROR(device.send_iotlb(*update, iotlb_version_));
+  note_translation(*update);
+  return absl::OkStatus();
+}
+
+absl::Status VhostKernelOps::send_to_all(const UpdateIotlb& update) {
+  if (update.entry.size == 0 ||
+      update.entry.iova + (update.entry.size - 1) < update.entry.iova) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("translation of ", update.entry.size, " bytes at iova 0x",
+                     absl::Hex(update.entry.iova)));
+  }
+  for (KernelDevice& device : devices_) {
+    VHOST_RETURN_IF_ERROR(device.send_iotlb(update, iotlb_version_));
+  }
+  return absl::OkStatus();
+}
+
+// Memory is gone from under translations, which hold its address in this
+// process: all are taken back, and those of rings given again.
+absl::Status VhostKernelOps::forget_translations() {
+  UpdateIotlb everything;
+  everything.entry.size = std::numeric_limits<uint64_t>::max();
+  VHOST_RETURN_IF_ERROR(send_to_all(everything));
+  for (const auto& [iova, update] : ring_translations_) {
+    VHOST_RETURN_IF_ERROR(send_to_all(update));
+  }
+  return absl::OkStatus();
+}
+
+bool VhostKernelOps::touches_ring(const IotlbEntry& entry) const {
+  return std::any_of(queues_.begin(), queues_.end(), [&](const Queue& queue) {
+    const std::array<const RingPart*, 3> parts = {
+        &queue.addr.desc, &queue.addr.avail, &queue.addr.used};
+    return std::any_of(parts.begin(), parts.end(), [&](const RingPart* part) {
+      return overlap(entry.iova, entry.size, part->gpa, part->size);
+    });
+  });
+}
+
+// Those of rings are kept; an invalidation ends what it overlaps.
+void VhostKernelOps::note_translation(const UpdateIotlb& update) {
+  const IotlbEntry& entry = update.entry;
+  if (entry.access != IotlbAccess::kNone) {
+    if (touches_ring(entry)) {
+      ring_translations_.insert_or_assign(entry.iova, update);
+    }
+    return;
+  }
+  std::erase_if(ring_translations_, [&](const auto& known) {
+    return overlap(entry.iova, entry.size, known.first,
+                   known.second.entry.size);
+  });
+}
+
+// ---------------------------------------------------------------------------
+// The loop
+// ---------------------------------------------------------------------------
+
+void VhostKernelOps::watch_devices() {
+  watches_.clear();
+  if (loop_ == nullptr || !iommu_) return;
+  for (size_t i = 0; i < devices_.size(); ++i) {
+    const FdRef fd = devices_[i].fd();
+    if (!fd.valid()) continue;
+    watches_.push_back(
+        loop_->watch(fd, {.readable = true}, [this, i](IoEvents events) {
+          if (events.hung_up) {
+            lose(absl::UnavailableError(
+                absl::StrCat(layout_.label, ": the device is gone")));
+          } else {
+            serve(i);
+          }
+        }));
+  }
+}
+
+void VhostKernelOps::serve(size_t device) {
+  const std::weak_ptr<char> alive = alive_;
+  const absl::StatusOr<bool> answered = answer_misses(devices_[device]);
+  if (alive.expired() || answered.ok()) return;
+  lose(annotate(answered.status(), layout_.label));
+}
+
+}  // namespace vhost

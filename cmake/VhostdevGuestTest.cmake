@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# Tests that need a kernel's devices run in a virtual machine, under
+# tests/guest/run-in-guest, one boot for all tests of a binary.
+
+# A first use downloads a kernel and builds modules, and the tests wait for it.
+set(_vhostdev_first_use 600)
+
+# vhostdev_guest_run(NAME <test> BINARY <target> [MODULES <module>...]
+#                    [MEMORY <MiB>] [TIMEOUT <seconds>] [FILTER <tests>])
+#
+# A ctest <test> (label guest) that runs a gtest binary in the guest, or those
+# of its tests that FILTER chooses, with the modules loaded.  It fails if a
+# test in it fails or there are none; it is skipped, with the reason, where
+# there can be no guest.  A build with sanitizers has no such ctest.
+function(vhostdev_guest_run)
+  cmake_parse_arguments(PARSE_ARGV 0 ARG ""
+                        "NAME;BINARY;MEMORY;TIMEOUT;FILTER" "MODULES")
+  if(ARG_UNPARSED_ARGUMENTS)
+    message(
+      FATAL_ERROR "vhostdev_guest_run ${ARG_NAME}: ${ARG_UNPARSED_ARGUMENTS}?")
+  endif()
+  if(NOT ARG_MEMORY)
+    set(ARG_MEMORY 512)
+  endif()
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 60)
+  endif()
+  if(NOT ARG_FILTER)
+    set(ARG_FILTER "*")
+  endif()
+  if(NOT TARGET ${ARG_BINARY} OR CMAKE_CXX_FLAGS MATCHES "-fsanitize|--coverage")
+    return()
+  endif()
+  list(JOIN ARG_MODULES " " modules)
+  add_test(NAME ${ARG_NAME}
+           COMMAND ${PROJECT_SOURCE_DIR}/tests/guest/run-in-guest -m "${modules}"
+                   -r ${ARG_MEMORY} -t ${ARG_TIMEOUT} $<TARGET_FILE:${ARG_BINARY}>
+                   --gtest_filter=${ARG_FILTER})
+  _vhostdev_guest_properties(${ARG_NAME} ${ARG_TIMEOUT})
+  set_tests_properties(${ARG_NAME} PROPERTIES FAIL_REGULAR_EXPRESSION
+                                              "Running 0 tests")
+endfunction()
+
+function(_vhostdev_guest_properties test seconds)
+  math(EXPR limit "${seconds} + ${_vhostdev_first_use}")
+  set_tests_properties(
+    ${test} PROPERTIES LABELS guest TIMEOUT ${limit} RUN_SERIAL ON
+                       SKIP_RETURN_CODE 126)
+endfunction()
+
+# vhostdev_guest_test(NAME <binary> [MODULES <module>...] [MEMORY <MiB>]
+#                     [TIMEOUT <seconds>] SOURCES <file>... [LIBS <target>...])
+#
+# A gtest binary in bin/ that runs in the guest, all of it as the ctest
+# <binary>.  LIBS is that of vhostdev_test.
+function(vhostdev_guest_test)
+  cmake_parse_arguments(PARSE_ARGV 0 ARG "" "NAME;MEMORY;TIMEOUT"
+                        "MODULES;SOURCES;LIBS")
+  if(ARG_UNPARSED_ARGUMENTS)
+    message(
+      FATAL_ERROR "vhostdev_guest_test ${ARG_NAME}: ${ARG_UNPARSED_ARGUMENTS}?")
+  endif()
+  _vhostdev_test_binary(${ARG_NAME} SOURCES ${ARG_SOURCES} LIBS ${ARG_LIBS})
+  vhostdev_guest_run(
+    NAME ${ARG_NAME}
+    BINARY ${ARG_NAME}
+    MODULES ${ARG_MODULES}
+    MEMORY ${ARG_MEMORY}
+    TIMEOUT ${ARG_TIMEOUT})
+endfunction()
+
+# vhostdev_guest_script(NAME <test> COMMAND <script> [<argument>...]
+#                       [TIMEOUT <seconds>])
+#
+# A Python script that calls run-in-guest itself, as a ctest (label guest).  It
+# exits with 126 where there can be no guest.
+function(vhostdev_guest_script)
+  cmake_parse_arguments(PARSE_ARGV 0 ARG "" "NAME;TIMEOUT" "COMMAND")
+  if(CMAKE_CXX_FLAGS MATCHES "-fsanitize|--coverage")
+    return()
+  endif()
+  list(POP_FRONT ARG_COMMAND script)
+  add_test(NAME ${ARG_NAME}
+           COMMAND Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/${script}
+                   ${ARG_COMMAND})
+  _vhostdev_guest_properties(${ARG_NAME} ${ARG_TIMEOUT})
+endfunction()
