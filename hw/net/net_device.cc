@@ -15,6 +15,22 @@ namespace {
 constexpr uint8_t kControlClassMq = 4;
 constexpr uint8_t kControlMqPairsSet = 0;
 
+// What a VMM can do by itself.  Source: VIRTIO 1.3, "Network Device", "Feature
+// bits": MTU, MAC, STATUS, CTRL_VQ, CTRL_RX, CTRL_VLAN, CTRL_RX_EXTRA,
+// GUEST_ANNOUNCE, MQ, CTRL_MAC_ADDR, STANDBY, SPEED_DUPLEX.
+constexpr FeatureSet kVmmsOwn = {kNetFeatureMtu,
+                                 kNetFeatureMac,
+                                 kNetFeatureStatus,
+                                 kNetFeatureCtrlVq,
+                                 18,
+                                 19,
+                                 20,
+                                 kNetFeatureGuestAnnounce,
+                                 kNetFeatureMq,
+                                 23,
+                                 62,
+                                 63};
+
 }  // namespace
 
 NetQueues::NetQueues(uint32_t max_pairs, bool has_control)
@@ -48,6 +64,12 @@ struct NetDevice::State {
   const NetQueues queues;
   const Options options;
   uint16_t pairs = 1;
+  // As accept_features() said; empty: as VhostDev was told.
+  std::optional<FeatureSet> accepted = std::nullopt;
+
+  FeatureSet features() const {
+    return accepted.value_or(dev.acked_features());
+  }
 };
 
 namespace {
@@ -83,13 +105,24 @@ NetDevice::NetDevice(VhostDev& dev, NetQueues queues)
 
 uint16_t NetDevice::pairs() const { return state_->pairs; }
 
+absl::Status NetDevice::accept_features(FeatureSet features) {
+  VhostDev& dev = state_->dev;
+  const FeatureSet concerning = features - (kVmmsOwn - dev.backend_features());
+  const absl::Status status = dev.ack_features(concerning, features);
+  if (status.ok()) state_->accepted = features;
+  return status;
+}
+
 void NetDevice::start(Completion done) {
   auto started = [state = state_,
                   done = std::move(done)](absl::Status status) mutable {
     NetLink* const link = state->options.link;
-    if (status.ok() && link != nullptr) link->set_served();
-    // Whoever heard of the link may have destroyed the device.
-    if (state.use_count() > 1) done(std::move(status));
+    const bool serves = status.ok() && link != nullptr;
+    std::weak_ptr<char> alive;
+    if (serves) alive = link->alive_;
+    done(std::move(status));
+    // ORDER: last: whoever hears of the link may destroy all of this.
+    if (serves && !alive.expired()) link->set_served();
   };
   auto start = [state = state_,
                 started = std::move(started)](absl::Status status) mutable {
@@ -103,7 +136,7 @@ void NetDevice::start(Completion done) {
     enable_pairs(state->dev, state->queues, state->pairs, std::move(start));
   };
   VhostDev& dev = state_->dev;
-  if (state_->options.mtu != 0 && dev.acked_features().has(kNetFeatureMtu)) {
+  if (state_->options.mtu != 0 && state_->features().has(kNetFeatureMtu)) {
     return dev.set_mtu(state_->options.mtu, std::move(enable));
   }
   enable(absl::OkStatus());
@@ -111,12 +144,13 @@ void NetDevice::start(Completion done) {
 
 void NetDevice::reset(Completion done) {
   state_->pairs = 1;
+  state_->accepted.reset();
   state_->dev.reset(std::move(done));
 }
 
 void NetDevice::set_pairs(uint16_t pairs, Completion done) {
   VhostDev& dev = state_->dev;
-  const uint32_t most = state_->queues.pairs_for(dev.acked_features());
+  const uint32_t most = state_->queues.pairs_for(state_->features());
   if (pairs == 0 || pairs > most) {
     const absl::Status status = absl::InvalidArgumentError(absl::StrCat(
         "set pairs: ", pairs, " of 1 to ", most, " pairs of queues"));
@@ -133,7 +167,7 @@ void NetDevice::set_pairs(uint16_t pairs, Completion done) {
 
 void NetDevice::announce(const MacAddress& mac, Completion done) {
   VhostDev& dev = state_->dev;
-  if (dev.acked_features().has(kNetFeatureGuestAnnounce)) {
+  if (state_->features().has(kNetFeatureGuestAnnounce)) {
     return do_nothing(dev, std::move(done));
   }
   dev.send_rarp(mac, std::move(done));

@@ -54,6 +54,7 @@ class ExecutorOps::Core final : public std::enable_shared_from_this<Core> {
     {
       const absl::MutexLock lock(&mutex_);
       letters_.push_back(std::move(letter));
+      arrived_.Signal();
     }
     loop.post([core = shared_from_this()] { core->read_letters(); });
   }
@@ -74,8 +75,10 @@ class ExecutorOps::Core final : public std::enable_shared_from_this<Core> {
   // Whether there was something to read by `limit`.
   bool await_letter(absl::Time limit) {
     const absl::MutexLock lock(&mutex_);
-    return mutex_.AwaitWithDeadline(absl::Condition(this, &Core::has_letter),
-                                    limit);
+    while (letters_.empty()) {
+      if (arrived_.WaitWithDeadline(&mutex_, limit)) break;
+    }
+    return !letters_.empty();
   }
 
   // Loop thread: hands `work` to the worker.
@@ -85,6 +88,9 @@ class ExecutorOps::Core final : public std::enable_shared_from_this<Core> {
     if (--at_work == 0) gate.open_gate();
     if (front != nullptr) front->returned(id, std::move(outcome));
   }
+
+  // Loop thread: in its turn, whatever threads the executor has.
+  void enqueue(std::unique_ptr<Work> job);
 
   std::unique_ptr<VhostOps> inner;  // Whoever has it: see GatedLoop.
   Executor& executor;
@@ -99,12 +105,15 @@ class ExecutorOps::Core final : public std::enable_shared_from_this<Core> {
   std::unique_ptr<Reports> reports;
 
  private:
-  bool has_letter() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return !letters_.empty();
-  }
+  class Turn;
+  void work_off();
+  void drop_jobs();
 
   absl::Mutex mutex_;
+  absl::CondVar arrived_;  // A letter.
   std::deque<Letter> letters_ ABSL_GUARDED_BY(mutex_);
+  std::deque<std::unique_ptr<Work>> jobs_ ABSL_GUARDED_BY(mutex_);
+  bool working_ ABSL_GUARDED_BY(mutex_) = false;  // The executor has a Turn.
 };
 
 // A piece of work on its way through the executor.  Its end is told whatever
@@ -146,8 +155,65 @@ void ExecutorOps::Core::start(absl::AnyInvocable<Outcome(Core&)> work,
                               uint64_t id) {
   ++at_work;
   gate.close_gate();
-  executor.run([job = std::make_unique<Work>(
-                    shared_from_this(), std::move(work), id)] { job->run(); });
+  auto job = std::make_unique<Work>(shared_from_this(), std::move(work), id);
+  // A back-end that is on the stack is let out first.
+  gate.when_outside(
+      [core = shared_from_this(), job = std::move(job)]() mutable {
+        core->enqueue(std::move(job));
+      });
+}
+
+// What the executor is given: works off all jobs there are by then.
+class ExecutorOps::Core::Turn {
+ public:
+  explicit Turn(std::shared_ptr<Core> core) : core_(std::move(core)) {}
+  ~Turn() {
+    if (!taken_) core_->drop_jobs();
+  }
+  Turn(const Turn&) = delete;
+  Turn& operator=(const Turn&) = delete;
+
+  void take() {
+    taken_ = true;
+    core_->work_off();
+  }
+
+ private:
+  const std::shared_ptr<Core> core_;
+  bool taken_ = false;
+};
+
+void ExecutorOps::Core::enqueue(std::unique_ptr<Work> job) {
+  {
+    const absl::MutexLock lock(&mutex_);
+    jobs_.push_back(std::move(job));
+    if (std::exchange(working_, true)) return;
+  }
+  executor.run(
+      [turn = std::make_unique<Turn>(shared_from_this())] { turn->take(); });
+}
+
+void ExecutorOps::Core::work_off() {
+  while (true) {
+    std::unique_ptr<Work> job;
+    {
+      const absl::MutexLock lock(&mutex_);
+      if (jobs_.empty()) {
+        working_ = false;
+        return;
+      }
+      job = std::move(jobs_.front());
+      jobs_.pop_front();
+    }
+    job->run();
+  }
+}
+
+void ExecutorOps::Core::drop_jobs() {
+  std::deque<std::unique_ptr<Work>> dropped;  // Outlives the lock.
+  const absl::MutexLock lock(&mutex_);
+  working_ = false;
+  dropped.swap(jobs_);
 }
 
 // What the back-end reports by itself: passed on at once where it runs on the
@@ -302,16 +368,13 @@ void ExecutorOps::close(const absl::Status& why) {
 void ExecutorOps::retire(const absl::Status& why) {
   if (std::exchange(retired_, true)) return;
   under_way_.clear();
-  // A back-end that is on the stack is let out first.
-  core_->gate.when_outside([core = core_, why] {
-    core->start(
-        [why](Core& at) {
-          at.inner->close(why);
-          at.inner.reset();
-          return Outcome();
-        },
-        /*id=*/0);
-  });
+  core_->start(
+      [why](Core& at) {
+        at.inner->close(why);
+        at.inner.reset();
+        return Outcome();
+      },
+      /*id=*/0);
 }
 
 void ExecutorOps::expire() {

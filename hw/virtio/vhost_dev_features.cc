@@ -29,12 +29,17 @@ absl::Status VhostDev::Impl::ack_features(FeatureSet table,
         absl::StrJoin(feature_names(device_.device_id(), lacking), " ")));
   }
   acked_ = acked_ | wanted;
-  update_blockers();  // A log may not work behind an IOMMU.
+  look_at_blockers();
   return absl::OkStatus();
 }
 
 void VhostDev::Impl::clear_acked_features() {
   acked_ = FeatureSet();
+  look_at_blockers();
+}
+
+// A log may not work behind an IOMMU.
+void VhostDev::Impl::look_at_blockers() {
   using enum DeviceState;
   if (state() != kCreated && state() != kBroken) update_blockers();
 }

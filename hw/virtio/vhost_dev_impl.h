@@ -333,6 +333,7 @@ class VhostDev::Impl final : public BackendSink,
 
   bool behind_iommu() const;
   bool takes_iommu() const;
+  void look_at_blockers();
   void drop_translations(uint64_t iova, uint64_t size);
 
   // -- In-band notifications -----------------------------------------------

@@ -195,6 +195,7 @@ void VhostDev::Impl::note_broken(const absl::Status& why, Tell tell) {
   broken_status_ = why;
   abandon_memory_update(why);
   applied_.clear();
+  iotlb_told_ = false;
   memory_changed_ = false;
   config_.clear();
   ++config_changes_;

@@ -15,10 +15,10 @@ class Executor {
  public:
   virtual ~Executor() = default;
 
-  // Runs `work` once, soon, on a thread that may block.  Work handed in for
-  // one device runs in the order given.  The library posts the outcome back to
-  // the EventLoop itself.  An Executor outlives the devices that use it and
-  // runs or destroys all it was given before its destructor returns.
+  // Runs `work` once, soon, on a thread that may block; a pool will do, because
+  // a device hands in one piece at a time.  Outlives the devices that use it,
+  // and runs or destroys all it was given before its destructor returns; the
+  // EventLoop, to which outcomes are posted, outlives that.
   virtual void run(absl::AnyInvocable<void()> work) = 0;
 };
 

@@ -77,9 +77,6 @@ class NetLink final : public BackendEvents {
   void show(FeatureSet features, uint32_t offset,
             std::span<std::byte> bytes) const;
 
-  // The device was started (NetDevice::start says so).
-  void set_served();
-
   void config_changed() override { events_.config_changed(); }
   void vring_error(std::optional<QueueIndex> queue) override {
     events_.vring_error(queue);
@@ -94,6 +91,9 @@ class NetLink final : public BackendEvents {
   }
 
  private:
+  friend class NetDevice;
+
+  void set_served();
   // Whether this is still there afterwards.
   bool change(bool& what, bool to);
 
@@ -121,9 +121,18 @@ class NetDevice {
   NetDevice(VhostDev& dev, NetQueues queues, Options options);
   NetDevice(VhostDev& dev, NetQueues queues);
 
+  // Instead of VhostDev::ack_features: the driver accepted `features`, all of
+  // them, before it starts.  The back-end is told those that concern it; what
+  // it does not know of the configuration space, the control queue and the
+  // number of pairs (Linux's vhost-net offers none of these) is the VMM's
+  // alone.  Forgotten by reset().
+  // Errors: kInvalidArgument  one that concerns frames or rings, and the
+  //                           back-end does not offer it.
+  absl::Status accept_features(FeatureSet features);
+
   // Instead of VhostDev::start: tells the back-end the MTU, if the driver
   // accepted one and the back-end wants to know, and which pairs are enabled;
-  // then starts.  The link is up when it completes.
+  // then starts.  The link goes up behind the completion.
   // Errors: kAborted  the MTU was refused.
   //         as VhostDev::start.
   void start(Completion done);

@@ -257,123 +257,28 @@ TEST(NetPairsCommand, IsDecodedIgnoredOrRefused) {
   EXPECT_TRUE(absl::IsInvalidArgument(decode({4, 0, 1, 0, 0}).status()));
 }
 
-// ---------------------------------------------------------------------------
-// The link
-// ---------------------------------------------------------------------------
-
-class NetLinkTest : public DeviceTest {
- protected:
-  // A running device whose events pass the link.
-  void make_linked() {
-    auto fake = std::make_unique<testing::FakeVhostOps>();
-    ops = fake.get();
-    journal = fake->shared_journal;
-    VhostDev::Options dev_options;
-    dev_options.queues = queues.map();
-    dev = std::make_unique<VhostDev>(context, std::move(fake), guest, binding,
-                                     link, &services, std::move(dev_options));
-    net = std::make_unique<NetDevice>(*dev, queues,
-                                      NetDevice::Options{.link = &link});
-    ASSERT_TRUE(init().ok());
-    ASSERT_TRUE(start_net().ok());
-  }
-  absl::Status start_net() {
-    return drive([this](Completion done) { net->start(std::move(done)); });
-  }
-  // The status byte that a guest with STATUS reads.
-  std::byte status_byte() const {
-    std::array<std::byte, 2> bytes{};
-    link.show({kNetFeatureStatus}, 6, bytes);
-    return bytes[0];
-  }
-
-  NetQueues queues{1, false};
-  NetLink link{events};
-  std::unique_ptr<NetDevice> net;
-};
-
-TEST_F(NetLinkTest, IsUpWhileTheDeviceIsServed) {
-  make_linked();
-
-  EXPECT_TRUE(link.up());
-  EXPECT_EQ(status_byte(), std::byte{1});
-  EXPECT_EQ(events.config_changes, 0);
-}
-
-TEST_F(NetLinkTest, GoesDownWithTheBackEndAndUpWithItsSuccessor) {
-  make_linked();
-
-  ops->lose(absl::UnavailableError("gone"));
-  loop.run_ready();
-  EXPECT_FALSE(link.up());
-  EXPECT_EQ(status_byte(), std::byte{0});
-  EXPECT_EQ(events.config_changes, 1);
-  EXPECT_EQ(events.broken_with.size(), 1u);
-  ASSERT_TRUE(init().ok());
-  EXPECT_FALSE(link.up());
-  ASSERT_TRUE(start_net().ok());
-
-  EXPECT_TRUE(link.up());
-  EXPECT_EQ(events.config_changes, 2);
-}
-
-TEST_F(NetLinkTest, StaysDownIfTheStartFails) {
-  make_linked();
+TEST_F(NetDeviceTest, AcceptsPairsThatTheBackEndHasNoFeatureFor) {
+  make_net({kFeatureVersion1});
+  ops->offered.features = {kFeatureVersion1};
   ops->lose(absl::UnavailableError("gone"));
   loop.run_ready();
   ASSERT_TRUE(init().ok());
-  ops->refuse_next("Go", absl::AbortedError("no"));
+  dev->clear_acked_features();
 
-  EXPECT_FALSE(start_net().ok());
+  ASSERT_TRUE(net->accept_features(kMq | FeatureSet{kNetFeatureStatus}).ok());
 
-  EXPECT_FALSE(link.up());
+  EXPECT_EQ(dev->acked_features(), FeatureSet({kFeatureVersion1}));
+  EXPECT_TRUE(drive([this](Completion done) {
+                net->set_pairs(2, std::move(done));
+              }).ok());
 }
 
-TEST_F(NetLinkTest, ACableMayBeUnpluggedMeanwhile) {
-  make_linked();
-  link.set_plugged(false);
-  EXPECT_FALSE(link.up());
-  EXPECT_EQ(events.config_changes, 1);
-  ops->lose(absl::UnavailableError("gone"));
-  loop.run_ready();
-  ASSERT_TRUE(init().ok());
-  ASSERT_TRUE(start_net().ok());
+TEST_F(NetDeviceTest, DoesNotAcceptFramesThatTheBackEndCannotMake) {
+  make_net({kFeatureVersion1});
 
-  EXPECT_FALSE(link.up());
-  link.set_plugged(true);
-
-  EXPECT_TRUE(link.up());
-  EXPECT_EQ(events.config_changes, 2);
-}
-
-TEST_F(NetLinkTest, IsShownOnlyInItsPlace) {
-  std::array<std::byte, 12> bytes;
-  bytes.fill(std::byte{0x80});
-  link.show({kNetFeatureStatus}, 0, bytes);
-  EXPECT_EQ(bytes[6], std::byte{0x81});
-  EXPECT_EQ(bytes[5], std::byte{0x80});
-  EXPECT_EQ(bytes[7], std::byte{0x80});
-
-  bytes.fill(std::byte{0x80});
-  link.show({kNetFeatureStatus}, 7, bytes);
-  link.show({kNetFeatureStatus}, 0, std::span(bytes).first(6));
-  link.show({}, 0, bytes);
-
-  EXPECT_EQ(bytes[6], std::byte{0x80});
-}
-
-TEST_F(NetLinkTest, WhoHearsOfTheLossMayDestroyTheDevice) {
-  make_linked();
-  events.on_broken = [this] {
-    net.reset();
-    dev.reset();
-  };
-
-  ops->lose(absl::UnavailableError("gone"));
-  ops = nullptr;
-  loop.run_ready();
-
-  EXPECT_EQ(dev, nullptr);
+  EXPECT_EQ(
+      net->accept_features({kFeatureVersion1, kNetFeatureMrgRxbuf}).code(),
+      absl::StatusCode::kInvalidArgument);
 }
 
 }  // namespace

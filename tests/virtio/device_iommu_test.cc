@@ -244,6 +244,14 @@ TEST_F(Iommu, AnUnmapOfALostBackEndIsOver) {
   EXPECT_EQ(dev->state(), DeviceState::kBroken);
 }
 
+TEST_F(Iommu, ABrokenDeviceHasNothingToForget) {
+  make_translated();
+  ops->lose(absl::UnavailableError("gone"));
+  loop.run_ready();
+
+  EXPECT_TRUE(invalidate(kIova, kPage).ok());
+}
+
 TEST_F(Iommu, AForcedStopEndsAnUnmap) {
   make_translated();
   ops->completes = testing::Completes::kOnRequest;

@@ -23,6 +23,7 @@ class ThreadExecutor final : public Executor {
     {
       const absl::MutexLock lock(&mutex_);
       ending_ = true;
+      news_.Signal();
     }
     thread_.join();
   }
@@ -30,18 +31,16 @@ class ThreadExecutor final : public Executor {
   void run(absl::AnyInvocable<void()> work) override {
     const absl::MutexLock lock(&mutex_);
     queue_.push_back(std::move(work));
+    news_.Signal();
   }
 
  private:
-  bool has_news() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return ending_ || !queue_.empty();
-  }
   void work() {
     while (true) {
       absl::AnyInvocable<void()> next;
       {
         const absl::MutexLock lock(&mutex_);
-        mutex_.Await(absl::Condition(this, &ThreadExecutor::has_news));
+        while (!ending_ && queue_.empty()) news_.Wait(&mutex_);
         if (queue_.empty()) return;
         next = std::move(queue_.front());
         queue_.pop_front();
@@ -51,6 +50,7 @@ class ThreadExecutor final : public Executor {
   }
 
   absl::Mutex mutex_;
+  absl::CondVar news_;
   std::deque<absl::AnyInvocable<void()>> queue_ ABSL_GUARDED_BY(mutex_);
   bool ending_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread thread_;  // Last: uses all of the above.
@@ -66,13 +66,14 @@ class Barrier {
   void release() {
     const absl::MutexLock lock(&mutex_);
     verb_.clear();
+    opened_.SignalAll();
   }
   // On the worker, with the name of its verb.
   void pass(const std::string& verb) {
     const absl::MutexLock lock(&mutex_);
     if (verb != verb_) return;
     standing_ = true;
-    mutex_.Await(absl::Condition(this, &Barrier::is_open));
+    while (!verb_.empty()) opened_.Wait(&mutex_);
     standing_ = false;
   }
   bool standing() {
@@ -81,11 +82,8 @@ class Barrier {
   }
 
  private:
-  bool is_open() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return verb_.empty();
-  }
-
   absl::Mutex mutex_;
+  absl::CondVar opened_;
   std::string verb_ ABSL_GUARDED_BY(mutex_);
   bool standing_ ABSL_GUARDED_BY(mutex_) = false;
 };
