@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <utility>
@@ -59,10 +60,13 @@ absl::Status VhostKernelOps::check_rings_stay(
   const auto part_stays = [&](const RingPart& part) {
     if (!iommu_) return table_holds(table, part.user, part.size);
     for (const auto& [iova, update] : ring_translations_) {
-      const IotlbEntry& entry = update.entry;
-      const bool apart = iova > part.gpa + (part.size - 1) ||
-                         part.gpa > iova + (entry.size - 1);
-      if (!apart && !table_holds(table, update.user, entry.size)) return false;
+      // What both have, first and last included.
+      const uint64_t first = std::max(iova, part.gpa);
+      const uint64_t last =
+          std::min(iova + (update.entry.size - 1), part.gpa + (part.size - 1));
+      if (first > last) continue;
+      const uint64_t user = update.user + (first - iova);
+      if (!table_holds(table, user, last - first + 1)) return false;
     }
     return true;
   };

@@ -62,11 +62,18 @@ absl::Status check_memory_table(std::span<const MemoryTableEntry> table,
 
 bool table_holds(std::span<const MemoryTableEntry> table, uint64_t user,
                  uint64_t size) {
-  return std::any_of(
-      table.begin(), table.end(), [=](const MemoryTableEntry& entry) {
-        return user >= entry.user && user - entry.user < entry.size &&
-               size <= entry.size - (user - entry.user);
-      });
+  if (size == 0) return true;
+  while (true) {
+    const auto entry = std::find_if(
+        table.begin(), table.end(), [user](const MemoryTableEntry& piece) {
+          return user >= piece.user && user - piece.user < piece.size;
+        });
+    if (entry == table.end()) return false;
+    const uint64_t here = entry->size - (user - entry->user);
+    if (size <= here) return true;
+    user += here;
+    size -= here;
+  }
 }
 
 std::vector<std::byte> encode_memory_table(

@@ -21,7 +21,8 @@ namespace vhost {
 absl::Status check_memory_table(std::span<const MemoryTableEntry> table,
                                 uint64_t limit);
 
-// Whether one entry holds all of [user, user + size) of this process.
+// Whether all of [user, user + size) of this process is in it, which does not
+// wrap; in one entry or in several that continue each other.
 bool table_holds(std::span<const MemoryTableEntry> table, uint64_t user,
                  uint64_t size);
 

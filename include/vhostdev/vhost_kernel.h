@@ -50,11 +50,11 @@ struct VhostNetOptions {
   // rings; or each pair's is taken from `files`, in order.  A second Open needs
   // the path.
   std::string path = "/dev/vhost-net";
-  std::vector<std::shared_ptr<UniqueFd>> files;
+  std::vector<std::shared_ptr<UniqueFd>> files = {};
 
   // One per pair: back-end queues 2i and 2i + 1 receive from and send to
   // taps[i].  Borrowed: they outlive the ops.
-  std::vector<FdRef> taps;
+  std::vector<FdRef> taps = {};
   // IFF_VNET_HDR.  Without it the kernel must offer to add and strip the
   // header (VHOST_NET_F_VIRTIO_NET_HDR), or Open fails.
   bool tap_has_vnet_header = true;
@@ -80,7 +80,7 @@ struct VhostScsiOptions {
   VhostDeviceFile device = OpenDevice{"/dev/vhost-scsi"};
   // The endpoint: a target that was made in configfs, such as
   // "naa.5001405cc0ffee00", and its portal group.
-  std::string wwpn;
+  std::string wwpn = {};
   uint16_t tpgt = 0;
   // Control, event and request queues.
   uint32_t queues = 3;

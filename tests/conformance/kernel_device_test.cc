@@ -211,6 +211,15 @@ INSTANTIATE_TEST_SUITE_P(
                  Code::kResourceExhausted}),
     [](const auto& table) { return std::string(table.param.name); });
 
+TEST(KernelMemoryTable, TellsWhetherAnAddressIsInPiecesThatContinue) {
+  const std::vector<MemoryTableEntry> table = {entry(0x9000, 0x1000, 0x11000),
+                                               entry(0, 0x1000, 0x10000)};
+  EXPECT_TRUE(table_holds(table, 0x10ff0, 0x20));
+  EXPECT_TRUE(table_holds(table, 0x10000, 0x2000));
+  EXPECT_FALSE(table_holds(table, 0x10000, 0x2001));
+  EXPECT_TRUE(table_holds(table, 0x40000, 0)) << "nothing is everywhere";
+}
+
 TEST(KernelMemoryTable, TellsWhetherAnAddressIsInOnePieceOfIt) {
   const std::vector<MemoryTableEntry> table = {entry(0, 0x2000, 0x10000)};
   EXPECT_TRUE(table_holds(table, 0x10000, 0x2000));

@@ -3,17 +3,15 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
-#include <array>
 #include <cerrno>
 #include <memory>
+#include <string>
 #include <utility>
+#include <vector>
 
-#include "backends/kernel/vhost_net_ops.h"
 #include "backends/kernel/vhost_uapi.h"
-#include "tests/conformance/fake_kernel.h"
-#include "tests/fakes/ops_driver.h"
+#include "tests/conformance/kernel_net_fixture.h"
 #include "vhostdev/net_features.h"
-#include "vhostdev/vhost_kernel.h"
 
 namespace vhost::testing {
 namespace {
@@ -24,44 +22,6 @@ using ::testing::IsEmpty;
 using ::testing::SizeIs;
 
 using Code = absl::StatusCode;
-
-const Verb kFeatures = SetFeatures{{kFeatureVersion1}};
-
-// vhost-net with two queue pairs.
-class KernelNetOps : public ::testing::Test {
- protected:
-  KernelNetOps() {
-    for (UniqueFd& tap : taps_) tap = kernel_.make_tap();
-    make(options());
-  }
-
-  VhostNetOptions options() const {
-    VhostNetOptions out;
-    for (const UniqueFd& tap : taps_) out.taps.emplace_back(tap);
-    return out;
-  }
-  void make(VhostNetOptions options) {
-    ops_ = std::make_unique<VhostNetOps>(std::move(options), kernel_.system());
-    ops_->attach(nullptr, &sink_);
-  }
-
-  absl::Status do_verb(Verb verb) {
-    return drive_status(*ops_, std::move(verb));
-  }
-  void open() { ASSERT_EQ(do_verb(Open{}), absl::OkStatus()); }
-  void start() {
-    open();
-    ASSERT_EQ(do_verb(kFeatures), absl::OkStatus());
-    ASSERT_EQ(do_verb(guest_.configure()), absl::OkStatus());
-    ASSERT_EQ(do_verb(guest_.go()), absl::OkStatus());
-  }
-
-  FakeKernel kernel_;
-  std::array<UniqueFd, 2> taps_;
-  Guest guest_{4};
-  CountingSink sink_;
-  std::unique_ptr<VhostOps> ops_;
-};
 
 TEST_F(KernelNetOps, OpensAndOwnsADeviceForEachPair) {
   open();
@@ -246,62 +206,6 @@ TEST_F(KernelNetOps, AClosedDeviceDoesNothingUntilItIsOpenedAgain) {
   EXPECT_FALSE(kernel_.running(0));
 }
 
-TEST_F(KernelNetOps, WhatTheVmmDoesItselfIsOfferedAndNotToldToTheKernel) {
-  open();
-  const FeatureSet own = {kNetFeatureMq, kNetFeatureCtrlVq,
-                          kNetFeatureGuestAnnounce};
-  ASSERT_TRUE(ops_->traits().features.contains(own));
-  ASSERT_EQ(do_verb(SetFeatures{own | FeatureSet{kFeatureVersion1}}),
-            absl::OkStatus());
-  EXPECT_EQ(kernel_.open_devices()[0]->features,
-            uint64_t{1} << kFeatureVersion1);
-}
-
-// -- The tap's header (rule 20) ----------------------------------------------
-
-TEST_F(KernelNetOps, ATapWithoutHeaderHasTheKernelMakeOne) {
-  VhostNetOptions bare = options();
-  bare.tap_has_vnet_header = false;
-  make(std::move(bare));
-  open();
-  EXPECT_FALSE(ops_->traits().features.has(kFeatureAnyLayout));
-  ASSERT_EQ(do_verb(kFeatures), absl::OkStatus());
-  EXPECT_EQ(kernel_.open_devices()[1]->features,
-            uint64_t{1} << kFeatureVersion1 |
-                uint64_t{1} << VHOST_NET_F_VIRTIO_NET_HDR);
-}
-
-TEST_F(KernelNetOps, ATapWithoutHeaderNeedsAKernelThatMakesOne) {
-  kernel_.features &= ~(uint64_t{1} << VHOST_NET_F_VIRTIO_NET_HDR);
-  VhostNetOptions bare = options();
-  bare.tap_has_vnet_header = false;
-  make(std::move(bare));
-  EXPECT_EQ(do_verb(Open{}).code(), Code::kUnimplemented);
-  EXPECT_THAT(kernel_.open_devices(), IsEmpty());
-}
-
-TEST_F(KernelNetOps, ATapWithAShortHeaderTakesTheLongOnesFeatures) {
-  VhostNetOptions old = options();
-  old.tap_header_can_be_12 = false;
-  make(std::move(old));
-  open();
-  EXPECT_FALSE(ops_->traits().features.has(kNetFeatureMrgRxbuf));
-  EXPECT_FALSE(ops_->traits().features.has(kFeatureVersion1));
-}
-
-// -- Devices that the caller opened -------------------------------------------
-
-TEST_F(KernelNetOps, EveryTapNeedsADeviceOfTheCallers) {
-  VhostNetOptions given = options();
-  given.files.push_back(std::make_shared<UniqueFd>());
-  make(std::move(given));
-  const absl::Status status = do_verb(Open{});
-  EXPECT_EQ(status.code(), Code::kFailedPrecondition) << status;
-}
-
-// -- Memory
-// ---------------------------------------------------------------------
-
 TEST_F(KernelNetOps, ATableWithoutALiveRingIsRefusedBeforeTheKernelIsAsked) {
   start();
   const auto other = Guest::memory(0x10000);
@@ -345,9 +249,6 @@ TEST_F(KernelNetOps, AllMemoryMayGoWhileNothingRuns) {
             absl::OkStatus());
   EXPECT_THAT(kernel_.open_devices()[0]->table, IsEmpty());
 }
-
-// -- Others
-// -----------------------------------------------------------------------
 
 TEST_F(KernelNetOps, TheLogsNotifierGoesWithTheLog) {
   start();
@@ -402,40 +303,6 @@ TEST_F(KernelNetOps, AKernelWithoutTheOtherByteOrderSaysSo) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("CROSS_ENDIAN"));
 }
 
-TEST_F(KernelNetOps, RingsArePolledForAsLongAsAskedRoundedUp) {
-  VhostNetOptions polled = options();
-  polled.busyloop = std::chrono::nanoseconds(49'001);
-  make(std::move(polled));
-  open();
-  EXPECT_EQ(kernel_.ring(3)->busyloop, 50u);
-}
-
-TEST_F(KernelNetOps, TooLongABusyloopIsRefused) {
-  VhostNetOptions polled = options();
-  polled.busyloop = std::chrono::hours(1);
-  make(std::move(polled));
-  EXPECT_EQ(do_verb(Open{}).code(), Code::kInvalidArgument);
-}
-
-TEST_F(KernelNetOps, WorkersAreWhatTheOptionsSay) {
-  kernel_.has_fork_choice = true;
-  VhostNetOptions threads = options();
-  threads.worker_thread = VhostWorkerThread::kKernelThread;
-  make(std::move(threads));
-  open();
-  EXPECT_FALSE(kernel_.open_devices()[1]->fork);
-}
-
-TEST_F(KernelNetOps, FeaturesBeyond64GoByTheNewerRequest) {
-  kernel_.features_high = 0b10;
-  open();
-  ASSERT_TRUE(ops_->traits().features.has(65));
-  ASSERT_EQ(do_verb(SetFeatures{{kFeatureVersion1, 65}}), absl::OkStatus());
-  EXPECT_EQ(kernel_.open_devices()[1]->features_high, 0b10u);
-  ASSERT_EQ(do_verb(kFeatures), absl::OkStatus());
-  EXPECT_EQ(kernel_.open_devices()[1]->features_high, 0u);
-}
-
 TEST_F(KernelNetOps, AfterResetOwnerItIsAsAfterOpen) {
   start();
   ASSERT_EQ(do_verb(ResetOwner{}), absl::OkStatus());
@@ -451,7 +318,6 @@ TEST_F(KernelNetOps, AfterResetOwnerItIsAsAfterOpen) {
   EXPECT_TRUE(kernel_.running(3));
 }
 
-// A completion may destroy the ops; nobody else is told then.
 TEST_F(KernelNetOps, ADeviceThatIsGoneIsLostAndTheCompletionHearsItFirst) {
   start();
   kernel_.planned.fail(VHOST_GET_VRING_BASE, ENODEV, 2);
@@ -471,6 +337,7 @@ TEST_F(KernelNetOps, ADeviceThatIsGoneIsLostAndTheCompletionHearsItFirst) {
   EXPECT_THAT(kernel_.open_devices(), IsEmpty());
 }
 
+// A completion may destroy the ops; nobody else is told then.
 TEST_F(KernelNetOps, ACompletionOfALossMayDestroyTheOps) {
   start();
   kernel_.planned.fail(VHOST_GET_VRING_BASE, ENODEV);

@@ -29,7 +29,9 @@ constexpr auto kPatience = std::chrono::seconds(5);
 class ModelNetInstance final : public ConformanceBackend {
  public:
   ModelNetInstance() {
-    net_ = std::make_unique<ModelNet>(ModelNetOptions{.pairs = kPairs});
+    ModelNetOptions card;
+    card.pairs = kPairs;
+    net_ = std::make_unique<ModelNet>(card);
     ModelOptions options;
     options.queues = 2 * kPairs;
     model_ = std::make_unique<ModelBackend>(net_.get(), std::move(options));

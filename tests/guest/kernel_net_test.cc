@@ -6,7 +6,9 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <optional>
 #include <utility>
+#include <vector>
 
 #include "tests/guest/net_guest.h"
 
@@ -61,6 +63,29 @@ TEST(KernelNet, ManyFramesAreNeitherLostNorRepeatedNorReordered) {
       ASSERT_EQ(*arrived, make_frame(100 + i, sent + i));
     }
   }
+  EXPECT_EQ(guest.stop(), absl::OkStatus());
+}
+
+TEST(KernelNet, APairThatIsDisabledKeepsItsFramesUntilItIsEnabled) {
+  NetGuest guest({.pairs = 2});
+  ASSERT_EQ(guest.run(), absl::OkStatus());
+  const std::vector<QueueIndex> second = {QueueIndex{2}, QueueIndex{3}};
+  const auto set_enabled = [&](bool enabled) {
+    return guest.dev().run(
+        [&](Completion done) {
+          guest.dev().set_queues_enabled(second, enabled, std::move(done));
+        },
+        kLimit);
+  };
+  ASSERT_EQ(set_enabled(false), absl::OkStatus());
+  const Frame in = make_frame(100, 7);
+  ASSERT_EQ(guest.offer(1, 1), absl::OkStatus());
+  ASSERT_TRUE(guest.tap(1).send(in));
+  expect_frames_pass(guest, 1, 0);
+  EXPECT_EQ(guest.poll(1).value(), std::nullopt);
+  ASSERT_EQ(set_enabled(true), absl::OkStatus());
+  EXPECT_EQ(guest.receive(1).value_or(Frame()), in);
+  expect_frames_pass(guest, 2, 100);
   EXPECT_EQ(guest.stop(), absl::OkStatus());
 }
 
