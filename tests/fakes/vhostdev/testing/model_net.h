@@ -24,7 +24,7 @@ struct ModelNetOptions {
   uint16_t mtu = 1500;      // As the configuration space tells it.
   uint16_t min_mtu = 68;    // What NET_SET_MTU may set it to.
   uint32_t backlog = 1024;  // Frames that wait for buffers; more are dropped.
-  FeatureSet without;       // Device features not to offer.
+  FeatureSet without = {};  // Device features not to offer.
 };
 
 // Counted since the ModelNet was made.
