@@ -28,7 +28,10 @@ VhostScsiOps::VhostScsiOps(VhostScsiOptions options, KernelSystem system)
                       .busyloop = options.busyloop,
                       .worker_thread = options.worker_thread},
                      std::move(system)),
-      options_(std::move(options)) {}
+      options_(std::move(options)) {
+  // An endpoint is cleared when the requests in flight are done.
+  mutable_traits().may_block = true;
+}
 
 absl::Status VhostScsiOps::prepare(KernelDevice& device) {
   if (options_.queues <= kFirstRequestQueue) {

@@ -71,7 +71,7 @@ struct NetClient::Impl {
   absl::Status make_queues();
   template <typename Visit>
   void for_each_queue(const Visit& visit);
-  void note_failure(const NetQueue& queue);
+  void note_failure(const BufferQueue& queue);
   bool has_news();
 
   VirtioDriver& driver;
@@ -129,7 +129,7 @@ NetClient::~NetClient() {
   // A stopped device, or one that died, leaves the buffers alone.
   const absl::Status& stop = impl_->driver.last_stop().status;
   const bool confirmed = stop.ok() || absl::IsUnavailable(stop);
-  impl_->for_each_queue([&](NetQueue& queue) {
+  impl_->for_each_queue([&](BufferQueue& queue) {
     const absl::Status lost = queue.handle().lost_status();
     const bool over =
         absl::IsFailedPrecondition(queue.handle().ring().status());
@@ -156,7 +156,7 @@ uint64_t NetClient::max_received() const {
 
 const absl::Status& NetClient::status() const { return impl_->status; }
 
-void NetClient::Impl::note_failure(const NetQueue& queue) {
+void NetClient::Impl::note_failure(const BufferQueue& queue) {
   status.Update(queue.failure());
 }
 
@@ -206,7 +206,7 @@ size_t NetClient::receive(std::span<NetFrame> out) {
 
 bool NetClient::Impl::has_news() {
   bool news = !status.ok();
-  for_each_queue([&](NetQueue& queue) { news = news || queue.has_news(); });
+  for_each_queue([&](BufferQueue& queue) { news = news || queue.has_news(); });
   return news;
 }
 
@@ -255,7 +255,7 @@ void NetClient::sleep(std::span<NetClient* const> clients, Duration limit) {
   sleep.begin();
   for (NetClient* client : clients) {
     client->impl_->for_each_queue(
-        [&sleep](NetQueue& queue) { sleep.add(queue.handle()); });
+        [&sleep](BufferQueue& queue) { sleep.add(queue.handle()); });
     sleep.add_loop(client->impl_->driver.loop_fd());
   }
   sleep.until(clock_now() + limit);

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "hw/driver/net_queue.h"
 
-#include <algorithm>
 #include <cstring>
 #include <utility>
 
@@ -19,62 +18,7 @@ std::string name_of(const QueueHandle& handle) {
   return absl::StrCat("vq ", to_int(handle.index()));
 }
 
-// Buffers do not share cache lines.
-constexpr uint64_t stride_of(uint32_t buffer_size) {
-  return (uint64_t{buffer_size} + 127) & ~uint64_t{127};
-}
-
 }  // namespace
-
-NetQueue::NetQueue(QueueHandle handle, DmaBuffer memory, uint32_t buffer_size)
-    : handle_(std::move(handle)),
-      ring_(handle_.ring()),
-      memory_(std::move(memory)),
-      buffer_size_(buffer_size),
-      stride_(stride_of(buffer_size)) {}
-
-absl::StatusOr<DmaBuffer> NetQueue::allocate(DmaMemory& memory,
-                                             const QueueHandle& handle,
-                                             uint32_t count,
-                                             uint32_t buffer_size) {
-  absl::StatusOr<DmaBuffer> made =
-      memory.allocate(stride_of(buffer_size) * count);
-  return made.ok() ? std::move(made) : annotate(made.status(), name_of(handle));
-}
-
-bool NetQueue::has_news() const {
-  return !failure_.ok() || batch_next_ < batch_size_ ||
-         ring_.has_completions() || !ring_.status().ok() || handle_.lost();
-}
-
-// Looked at only when the ring has nothing: what completed before the end of
-// the back-end counts.
-void NetQueue::check_lost(bool idle) {
-  const absl::Status& ring = ring_.status();
-  if (!ring.ok()) {
-    failure_ = absl::IsFailedPrecondition(ring)
-                   ? absl::CancelledError("the device was stopped")
-                   : annotate(ring, name_of(handle_));
-  } else if (idle && handle_.lost() && !ring_.has_completions()) {
-    failure_ = handle_.lost_status();
-  }
-}
-
-std::optional<RingCompletion> NetQueue::next() {
-  if (!failure_.ok()) return std::nullopt;
-  if (batch_next_ == batch_size_) {
-    batch_next_ = 0;
-    const absl::StatusOr<size_t> taken = ring_.poll(batch_);
-    batch_size_ = taken.ok() ? *taken : 0;
-    if (batch_size_ == 0) {
-      check_lost(taken.ok());
-      return std::nullopt;
-    }
-  }
-  return batch_[batch_next_++];
-}
-
-// ---------------------------------------------------------------------------
 
 absl::StatusOr<std::unique_ptr<NetSendQueue>> NetSendQueue::create(
     DmaMemory& memory, QueueHandle handle, const NetClient::Options& options) {
@@ -87,8 +31,8 @@ absl::StatusOr<std::unique_ptr<NetSendQueue>> NetSendQueue::create(
 
 NetSendQueue::NetSendQueue(QueueHandle handle, DmaBuffer memory,
                            const NetClient::Options& options)
-    : NetQueue(std::move(handle), std::move(memory),
-               options.max_frame + kNetHeaderSize),
+    : BufferQueue(std::move(handle), std::move(memory),
+                  options.max_frame + kNetHeaderSize),
       slots_(options.send_depth) {
   free_.reserve(options.send_depth);
   for (uint32_t slot = options.send_depth; slot != 0; --slot) {
@@ -160,7 +104,7 @@ absl::StatusOr<std::unique_ptr<NetReceiveQueue>> NetReceiveQueue::create(
 NetReceiveQueue::NetReceiveQueue(QueueHandle handle, DmaBuffer memory,
                                  const NetClient::Options& options,
                                  bool mergeable)
-    : NetQueue(std::move(handle), std::move(memory), options.buffer_size),
+    : BufferQueue(std::move(handle), std::move(memory), options.buffer_size),
       buffers_(options.buffers),
       mergeable_(mergeable) {}
 

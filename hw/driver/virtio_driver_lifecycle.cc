@@ -100,7 +100,11 @@ absl::Status VirtioDriver::Impl::check_usable() const {
       dev->state() != DeviceState::kBroken) {
     return absl::OkStatus();
   }
-  return absl::FailedPreconditionError("the device needs a reset");
+  const absl::Status& broken = dev->broken_status();
+  return absl::FailedPreconditionError(
+      broken.ok() ? "the device needs a reset"
+                  : absl::StrCat("the device needs a reset: ",
+                                 std::string(broken.message())));
 }
 
 // ---------------------------------------------------------------------------

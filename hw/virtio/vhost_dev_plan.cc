@@ -137,10 +137,12 @@ void VhostDev::Impl::name_notifiers() {
         break;
     }
     const EventNotifier* call = interrupts_.notifier(planned.vector);
-    if (call == nullptr) {
-      setup.call = NotifyRef::polling();
-    } else if (call_mode(planned.vq) == NotifyMode::kInBand) {
+    if (call_mode(planned.vq) == NotifyMode::kInBand) {
+      // Without a vector too, where calls go nowhere: a back-end that was told
+      // to poll cannot be told to call in band when there is one later.
       setup.call = NotifyRef::in_band();
+    } else if (call == nullptr) {
+      setup.call = NotifyRef::polling();
     } else {
       setup.call = NotifyRef::by_fd(call->write_fd());
     }

@@ -1,16 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 // vhostctl, run as a program, against each kind of bad back-end.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
 #include <algorithm>
 #include <chrono>
+#include <csignal>
 #include <cstring>
 #include <fstream>
+#include <memory>
+#include <string>
+#include <thread>
 
-#include "absl/strings/match.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "backends/user/socket_io.h"
 #include "tests/badinput/program.h"
 
 namespace vhost::badinput {
@@ -93,10 +99,19 @@ INSTANTIATE_TEST_SUITE_P(
                    "DATA_LOSS"}),
     bad_name);
 
-// Where it is noticed depends on what is asked next.
+// Noticed by what is asked next, or between two steps of the program.
 TEST(VhostctlAgainstABackEnd, ThatAnswersTwiceEndsInTimeAndSaysWhy) {
-  MeddledDisk disk(Mischief::kTwice, number_of(kGetFeatures));
-  expect_program_error(vhostctl_read(disk.path()), "DATA_LOSS", "GET_FEATURES");
+  {
+    MeddledDisk disk(Mischief::kTwice, number_of(kGetFeatures));
+    expect_program_error(vhostctl_read(disk.path()), "DATA_LOSS",
+                         "GET_FEATURES");
+  }
+  for (const uint32_t request : {kGetConfig, kSetVringEnable}) {
+    MeddledDisk disk(Mischief::kTwice, number_of(request));
+    const Finished run = vhostctl_read(disk.path());
+    EXPECT_EQ(run.exit, 1);
+    EXPECT_THAT(run.err, ::testing::HasSubstr("reply to "));
+  }
 }
 
 TEST(VhostctlAgainstABackEnd, ThatAnswersInPiecesReads) {
@@ -200,23 +215,43 @@ TEST(VhostctlAgainstABackEnd, WhoseRequestsNeverEndIsGivenUp) {
   expect_program_error(vhostctl_read(disk.path()), "DEADLINE_EXCEEDED");
 }
 
-// The program that is shipped, told to lie.
+// The program that is shipped, listening at `socket`.
+absl::StatusOr<std::unique_ptr<testing::Process>> start_model_blk(
+    const std::string& socket, const std::string& option) {
+  auto model = testing::Process::start(
+      {"vhost-model-blk", "--socket-path=" + socket, "--size=1048576", option},
+      {});
+  const auto limit =
+      std::chrono::steady_clock::now() + std::chrono::seconds(10);
+  while (model.ok() && std::chrono::steady_clock::now() < limit) {
+    const auto connected = user::connect_to(socket);
+    if (connected.ok()) break;
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  return model;
+}
+
 TEST(VhostctlAgainstModelBlk, WithAFaultNamesQueueAndCause) {
   const testing::TempDir dir;
   const std::string socket = dir.file("disk.sock");
-  auto model =
-      testing::Process::start({"vhost-model-blk", "--socket-path=" + socket,
-                               "--size=1048576", "--fault=used-id@0"},
-                              {});
+  const auto model = start_model_blk(socket, "--fault=used-id@0");
   ASSERT_TRUE(model.ok()) << model.status();
-  const auto limit =
-      std::chrono::steady_clock::now() + std::chrono::seconds(10);
-  Finished run;
-  do {  // Until it listens.
-    run = vhostctl_read(socket);
-  } while (absl::StrContains(run.err, "UNAVAILABLE") &&
-           std::chrono::steady_clock::now() < limit);
-  expect_program_error(run, "DATA_LOSS", "vq 0: device completed descriptor ");
+  expect_program_error(vhostctl_read(socket), "DATA_LOSS",
+                       "vq 0: device completed descriptor ");
+}
+
+TEST(VhostctlAgainstModelBlk, ThatIsStoppedGivesUp) {
+  const testing::TempDir dir;
+  const std::string socket = dir.file("disk.sock");
+  const auto model = start_model_blk(socket, "--queues=1");
+  ASSERT_TRUE(model.ok()) << model.status();
+  (*model)->freeze();
+  ASSERT_TRUE((*model)->frozen());
+  expect_program_error(vhostctl_read(socket), "DEADLINE_EXCEEDED",
+                       "GET_FEATURES");
+  (*model)->signal(SIGCONT);
+  const Finished run = vhostctl_read(socket);
+  EXPECT_EQ(run.exit, 0) << run.err;
 }
 
 TEST(VhostctlAtAnAddress, WithoutABackEndSaysSo) {

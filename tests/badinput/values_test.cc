@@ -117,7 +117,7 @@ TEST_F(Value, AStatusThatDoesNotStickIsARefusal) {
 }
 
 // The guest uses what the successor of its back-end does not have.
-TEST_F(Value, AFeatureThatIsWithdrawnForbidsTheNextStart) {
+TEST_F(Value, AFeatureThatIsWithdrawnForbidsTheConnection) {
   stage->run();
   testing::ModelOptions options;
   options.without_features.set(kBlkConfigWce);
@@ -126,11 +126,14 @@ TEST_F(Value, AFeatureThatIsWithdrawnForbidsTheNextStart) {
   stage->settle();
   EXPECT_EQ(stage->dev->state(), DeviceState::kBroken);
 
-  EXPECT_TRUE(
-      stage->drive([&](Completion done) { stage->dev->init(std::move(done)); })
-          .status.ok());
-  expect_no_start(absl::StatusCode::kFailedPrecondition,
-                  "disk: start: the guest uses");
+  const Stage::Outcome outcome =
+      stage->drive([&](Completion done) { stage->dev->init(std::move(done)); });
+
+  EXPECT_EQ(outcome.status.code(), absl::StatusCode::kUnimplemented);
+  EXPECT_THAT(std::string(outcome.status.message()),
+              HasSubstr("disk: init: back-end lacks CONFIG_WCE"));
+  stage->meddler->replace_model({});
+  stage->recover();
 }
 
 TEST_F(Value, QueuesThatAreWithdrawnForbidTheConnection) {

@@ -65,7 +65,11 @@ class FakeKernel::File final : public VhostFile {
  public:
   explicit File(FakeKernel& kernel) : kernel_(kernel) {
     device_.rings.resize(kernel.rings_);
-    device_.readable = *EventNotifier::create();
+    std::array<int, 2> ends = {-1, -1};
+    if (::pipe2(ends.data(), O_CLOEXEC | O_NONBLOCK) == 0) {
+      device_.read_end = UniqueFd(ends[0]);
+      device_.write_end = UniqueFd(ends[1]);
+    }
     kernel_.devices_.push_back(&device_);
   }
   ~File() override { std::erase(kernel_.devices_, &device_); }
@@ -79,7 +83,8 @@ class FakeKernel::File final : public VhostFile {
     if (device_.outbox.empty()) return EAGAIN;
     const IotlbMessage message = device_.outbox.front();
     device_.outbox.pop_front();
-    if (device_.outbox.empty()) device_.readable->test_and_clear();
+    std::byte token{};
+    if (::read(device_.read_end.get(), &token, 1) != 1) return EIO;
     size = std::min(out.size(), message.size());
     std::copy_n(message.begin(), size, out.begin());
     return 0;
@@ -89,7 +94,7 @@ class FakeKernel::File final : public VhostFile {
     const int error = std::exchange(kernel_.fail_writes, 0);
     return error != 0 ? error : kernel_.take_iotlb(device_, message);
   }
-  FdRef fd() const override { return device_.readable->read_fd(); }
+  FdRef fd() const override { return device_.read_end; }
 
  private:
   FakeKernel& kernel_;
@@ -213,7 +218,8 @@ int FakeKernel::owned_request(Device& device, unsigned long request,
       if (kind_ != Kind::kNet) return ENOTTY;
       Device fresh;
       fresh.rings.resize(rings_);
-      fresh.readable = std::move(device.readable);
+      fresh.read_end = std::move(device.read_end);
+      fresh.write_end = std::move(device.write_end);
       device = std::move(fresh);
       return 0;
     }

@@ -6,14 +6,13 @@
 #include <deque>
 #include <map>
 #include <memory>
-#include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "backends/kernel/ioctl_seam.h"
 #include "backends/kernel/iotlb_message.h"
-#include "vhostdev/event_notifier.h"
 #include "vhostdev/unique_fd.h"
 
 namespace vhost::testing {
@@ -84,7 +83,8 @@ class FakeKernel {
     bool iotlb = false;  // ACCESS_PLATFORM was set once.
     std::map<uint64_t, UpdateIotlb> translations;  // By iova.
     std::deque<IotlbMessage> outbox;               // For read().
-    std::optional<EventNotifier> readable;
+    UniqueFd read_end;     // Readable while there is something in it.
+    UniqueFd write_end;    // Closed: the device hangs up.
     uint64_t cid = 0;      // Vsock.
     bool running = false;  // Vsock.
     std::string endpoint;  // Scsi; empty: not set.
@@ -128,6 +128,7 @@ class FakeKernel {
   // The `device`th asks for a translation, or sends any bytes.
   void ask(size_t device, uint64_t iova, IotlbAccess access);
   void send(size_t device, const IotlbMessage& message);
+  void hang_up(size_t device) { devices_[device]->write_end.reset(); }
 
  private:
   class File;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The rings of a FakeKernel's devices, and the device IOTLB.
 #include <fcntl.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <bit>
@@ -190,7 +191,8 @@ void FakeKernel::put_miss(Device& device, uint64_t iova, IotlbAccess access) {
 
 void FakeKernel::put(Device& device, const IotlbMessage& message) {
   device.outbox.push_back(message);
-  static_cast<void>(device.readable->signal());
+  const std::byte token{};
+  if (::write(device.write_end.get(), &token, 1) != 1) device.outbox.pop_back();
 }
 
 void FakeKernel::ask(size_t device, uint64_t iova, IotlbAccess access) {

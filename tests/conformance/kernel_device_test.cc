@@ -209,7 +209,7 @@ INSTANTIATE_TEST_SUITE_P(
                  {entry(0, 0x1000, 0), entry(0x1000, 0x1000, 0x1000),
                   entry(0x2000, 0x1000, 0x2000)},
                  Code::kResourceExhausted}),
-    [](const auto& info) { return std::string(info.param.name); });
+    [](const auto& table) { return std::string(table.param.name); });
 
 TEST(KernelMemoryTable, TellsWhetherAnAddressIsInOnePieceOfIt) {
   const std::vector<MemoryTableEntry> table = {entry(0, 0x2000, 0x10000)};

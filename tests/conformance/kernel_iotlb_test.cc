@@ -264,6 +264,15 @@ TEST_F(KernelIotlb, AnAnswerThatIsRefusedLosesTheDevice) {
               HasSubstr("translation of 4096 bytes at iova 0x100100000"));
 }
 
+TEST_F(KernelIotlb, ADeviceThatHangsUpIsLost) {
+  start_with_translations();
+  kernel_.hang_up(1);
+  turn();
+  ASSERT_THAT(iommu_.lost, SizeIs(1));
+  EXPECT_EQ(iommu_.lost[0].code(), Code::kUnavailable);
+  EXPECT_THAT(kernel_.open_devices(), IsEmpty());
+}
+
 TEST_F(KernelIotlb, TheLossMayDestroyTheOps) {
   start_with_translations();
   iommu_.on_lost_do = [this] { ops_ = nullptr; };

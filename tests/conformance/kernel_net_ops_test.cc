@@ -451,6 +451,36 @@ TEST_F(KernelNetOps, AfterResetOwnerItIsAsAfterOpen) {
   EXPECT_TRUE(kernel_.running(3));
 }
 
+// A completion may destroy the ops; nobody else is told then.
+TEST_F(KernelNetOps, ADeviceThatIsGoneIsLostAndTheCompletionHearsItFirst) {
+  start();
+  kernel_.planned.fail(VHOST_GET_VRING_BASE, ENODEV, 2);
+  size_t told_before = 99;
+  absl::Status status;
+  const Pending pending =
+      ops_->submit(Harvest{guest_.all()}, MonotonicTime::max(),
+                   [&](const BatchResult& result) {
+                     status = result.status;
+                     told_before = sink_.lost.size();
+                   });
+  EXPECT_EQ(status.code(), Code::kUnavailable);
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("VHOST_GET_VRING_BASE vq 2: ENODEV"));
+  EXPECT_EQ(told_before, 0u);
+  EXPECT_THAT(sink_.lost, SizeIs(1));
+  EXPECT_THAT(kernel_.open_devices(), IsEmpty());
+}
+
+TEST_F(KernelNetOps, ACompletionOfALossMayDestroyTheOps) {
+  start();
+  kernel_.planned.fail(VHOST_GET_VRING_BASE, ENODEV);
+  const Pending pending =
+      ops_->submit(Harvest{guest_.all()}, MonotonicTime::max(),
+                   [&](const BatchResult&) { ops_ = nullptr; });
+  EXPECT_EQ(ops_, nullptr);
+  EXPECT_THAT(sink_.lost, IsEmpty());
+}
+
 TEST_F(KernelNetOps, AQueueThatDoesNotExistIsNamed) {
   start();
   SetCalls calls;

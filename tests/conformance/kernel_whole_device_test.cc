@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // vhost-vsock and vhost-scsi: devices whose rings run and stop together.
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -222,6 +223,28 @@ TEST_F(KernelScsi, AKernelWithoutWorkersSaysSinceWhen) {
   const absl::Status status = do_verb(Open{});
   EXPECT_EQ(status.code(), Code::kUnimplemented);
   EXPECT_THAT(std::string(status.message()), HasSubstr("Linux 6.5"));
+}
+
+TEST(KernelDevices, ThatAreNotThereAreToldSo) {
+  const auto vsock = make_vhost_vsock_ops(
+      VhostVsockOptions{.device = OpenDevice{"/nonexistent/vhost-vsock"}});
+  EXPECT_EQ(drive_status(*vsock, Open{}).code(), Code::kUnavailable);
+  const auto scsi = make_vhost_scsi_ops(
+      VhostScsiOptions{.device = OpenDevice{"/nonexistent/vhost-scsi"}});
+  EXPECT_EQ(drive_status(*scsi, Open{}).code(), Code::kUnavailable);
+}
+
+TEST(KernelDevices, ADescriptorOfTheCallersIsUsedOnce) {
+  const auto file =
+      std::make_shared<UniqueFd>(::open("/dev/null", O_RDWR | O_CLOEXEC));
+  const auto ops =
+      make_vhost_vsock_ops(VhostVsockOptions{.device = UseDevice{file}});
+  const absl::Status first = drive_status(*ops, Open{});
+  EXPECT_EQ(first.code(), Code::kUnimplemented);
+  EXPECT_THAT(std::string(first.message()),
+              HasSubstr("vhost-vsock: VHOST_SET_OWNER: ENOTTY"));
+  EXPECT_FALSE(file->valid());
+  EXPECT_EQ(drive_status(*ops, Open{}).code(), Code::kFailedPrecondition);
 }
 
 TEST(KernelScsiAbi, OfADeviceThatIsNotThereIsNotKnown) {

@@ -84,8 +84,7 @@ class VdpaInstance final : public ConformanceBackend {
                                                            << kNetFeatureCtrlVq;
   }
   std::unique_ptr<VhostOps> connect() override {
-    return std::make_unique<VhostVdpaOps>(
-        VdpaOptions{.path = "vdpa", .open = device_.opener()});
+    return std::make_unique<VhostVdpaOps>(VhostVdpaOptions(), device_.opener());
   }
   bool settles(QueueIndex vq, bool serving) override {
     return device_.running(to_int(vq)) == serving;

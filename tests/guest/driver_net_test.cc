@@ -8,7 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "tests/conformance/driver_suite.h"
-#include "tests/guest/tap.h"
+#include "tests/guest/tap_echo.h"
 #include "vhostdev/vhost_kernel.h"
 
 namespace vhost::testing {
@@ -34,7 +34,7 @@ class VhostNetBackend final : public DriverBackend {
 
  private:
   const uint32_t pairs_;
-  Tap tap_;
+  EchoTap tap_;
   std::unique_ptr<Echo> echo_;
 };
 

@@ -6,113 +6,104 @@
 #include <linux/if_packet.h>
 #include <linux/if_tun.h>
 #include <net/if.h>
-#include <poll.h>
-#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
-#include <array>
 #include <cerrno>
-#include <cstddef>
+#include <cstring>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "vhostdev/status.h"
 
 namespace vhost::testing {
 namespace {
 
-// Source: IEEE 802, "Local Experimental Ethertypes".
-constexpr uint16_t kExperimental = 0x88b5;
-constexpr int kHeaderSize = 12;  // struct virtio_net_hdr_v1
+constexpr int kVnetHeader = 12;
+constexpr size_t kEthernetHeader = 14;
+constexpr timeval kPatience = {.tv_sec = 10, .tv_usec = 0};
 
 ifreq request_for(const std::string& name) {
-  ifreq request = {};
-  name.copy(request.ifr_name, IFNAMSIZ - 1);
-  return request;
+  ifreq out = {};
+  std::memcpy(out.ifr_name, name.data(),
+              std::min(name.size(), sizeof(out.ifr_name) - 1));
+  return out;
 }
 
-absl::StatusOr<UniqueFd> open_queue(const std::string& name, bool many) {
-  UniqueFd queue(::open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK));
-  if (!queue.valid()) return errno_status(errno, "/dev/net/tun");
-  ifreq request = request_for(name);
-  const int flags =
-      IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | (many ? IFF_MULTI_QUEUE : 0);
-  request.ifr_flags = static_cast<int16_t>(flags);
-  if (::ioctl(queue.get(), TUNSETIFF, &request) != 0) {
-    return errno_status(errno, "TUNSETIFF");
-  }
-  if (::ioctl(queue.get(), TUNSETVNETHDRSZ, &kHeaderSize) != 0) {
-    return errno_status(errno, "TUNSETVNETHDRSZ");
-  }
-  return queue;
-}
-
-absl::Status set_up(const std::string& name) {
-  const UniqueFd any(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
-  ifreq request = request_for(name);
-  request.ifr_flags = IFF_UP;
-  if (::ioctl(any.get(), SIOCSIFFLAGS, &request) != 0) {
-    return errno_status(errno, "SIOCSIFFLAGS");
-  }
-  return absl::OkStatus();
+// Neighbour discovery would be seen by the card.
+void silence(const std::string& name) {
+  const std::string path =
+      absl::StrCat("/proc/sys/net/ipv6/conf/", name, "/disable_ipv6");
+  const UniqueFd file(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
+  // A kernel without IPv6 is silent by itself.
+  if (file.valid() && ::write(file.get(), "1", 1) != 1) return;
 }
 
 }  // namespace
 
-absl::StatusOr<Tap> make_tap(const std::string& name, uint32_t pairs) {
-  Tap tap;
-  tap.name = name;
-  for (uint32_t i = 0; i < pairs; ++i) {
-    absl::StatusOr<UniqueFd> queue = open_queue(name, pairs > 1);
-    if (!queue.ok()) return queue.status();
-    tap.queues.push_back(*std::move(queue));
+Tap::Tap(UniqueFd tap, UniqueFd socket, int interface)
+    : tap_(std::move(tap)), socket_(std::move(socket)), interface_(interface) {}
+
+absl::StatusOr<std::unique_ptr<Tap>> Tap::create(const std::string& name) {
+  UniqueFd tap(::open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK));
+  ifreq request = request_for(name);
+  request.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
+  int header = kVnetHeader;
+  if (::ioctl(tap.get(), TUNSETIFF, &request) != 0 ||
+      ::ioctl(tap.get(), TUNSETVNETHDRSZ, &header) != 0) {
+    return errno_status(errno, absl::StrCat("tap ", name));
   }
-  VHOST_RETURN_IF_ERROR(set_up(name));
-  return tap;
-}
-
-Echo::Echo(const std::string& interface) : status_(open(interface)) {
-  if (status_.ok()) thread_ = std::thread([this] { run(); });
-}
-
-Echo::~Echo() {
-  if (!thread_.joinable()) return;
-  ::eventfd_write(stop_.get(), 1);
-  thread_.join();
-}
-
-absl::Status Echo::open(const std::string& interface) {
-  stop_ = UniqueFd(::eventfd(0, EFD_CLOEXEC));
-  socket_ =
-      UniqueFd(::socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK,
-                        htons(kExperimental)));
-  if (!socket_.valid()) return errno_status(errno, "socket AF_PACKET");
+  silence(name);
+  UniqueFd socket(::socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0));
+  request = request_for(name);
+  request.ifr_flags = IFF_UP;
+  const auto index = static_cast<int>(::if_nametoindex(name.c_str()));
   sockaddr_ll address = {};
   address.sll_family = AF_PACKET;
-  address.sll_protocol = htons(kExperimental);
-  address.sll_ifindex = static_cast<int>(::if_nametoindex(interface.c_str()));
-  if (::bind(socket_.get(), reinterpret_cast<sockaddr*>(&address),
-             sizeof(address)) != 0) {
-    return errno_status(errno, "bind AF_PACKET");
+  address.sll_protocol = htons(kEtherType);
+  address.sll_ifindex = index;
+  if (::ioctl(socket.get(), SIOCSIFFLAGS, &request) != 0 ||
+      ::bind(socket.get(), reinterpret_cast<sockaddr*>(&address),
+             sizeof(address)) != 0 ||
+      ::setsockopt(socket.get(), SOL_SOCKET, SO_RCVTIMEO, &kPatience,
+                   sizeof(kPatience)) != 0) {
+    return errno_status(errno, absl::StrCat("packet socket of ", name));
   }
-  return absl::OkStatus();
+  return std::unique_ptr<Tap>(
+      new Tap(std::move(tap), std::move(socket), index));
 }
 
-void Echo::run() const {
-  std::array<pollfd, 2> wanted = {
-      {{socket_.get(), POLLIN, 0}, {stop_.get(), POLLIN, 0}}};
-  while (::poll(wanted.data(), wanted.size(), -1) >= 0 &&
-         wanted[1].revents == 0) {
-    std::array<std::byte, 2048> frame;
-    sockaddr_ll from = {};
-    socklen_t length = sizeof(from);
-    const ssize_t size =
-        ::recvfrom(socket_.get(), frame.data(), frame.size(), 0,
-                   reinterpret_cast<sockaddr*>(&from), &length);
-    // What we send ourselves is seen here too.
-    if (size <= 0 || from.sll_pkttype == PACKET_OUTGOING) continue;
-    ::send(socket_.get(), frame.data(), static_cast<size_t>(size), 0);
+bool Tap::send(std::span<const std::byte> frame) {
+  sockaddr_ll address = {};
+  address.sll_family = AF_PACKET;
+  address.sll_protocol = htons(kEtherType);
+  address.sll_ifindex = interface_;
+  const ssize_t sent =
+      ::sendto(socket_.get(), frame.data(), frame.size(), 0,
+               reinterpret_cast<sockaddr*>(&address), sizeof(address));
+  return sent == static_cast<ssize_t>(frame.size());
+}
+
+Frame Tap::receive() {
+  Frame out(65536);
+  const ssize_t size = ::recv(socket_.get(), out.data(), out.size(), 0);
+  out.resize(size > 0 ? static_cast<size_t>(size) : 0);
+  return out;
+}
+
+Frame make_frame(size_t size, uint64_t number) {
+  Frame out(std::max(size, kEthernetHeader));
+  uint64_t state = number * 0x9e3779b97f4a7c15 + size;
+  for (std::byte& byte : out) {
+    state = state * 6364136223846793005 + 1442695040888963407;
+    byte = static_cast<std::byte>(state >> 56);
   }
+  out[0] = std::byte{0x52};  // One card's address, not a group's.
+  out[6] = std::byte{0x52};
+  out[12] = std::byte{Tap::kEtherType >> 8};
+  out[13] = std::byte{Tap::kEtherType & 0xff};
+  return out;
 }
 
 }  // namespace vhost::testing

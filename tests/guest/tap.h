@@ -2,45 +2,45 @@
 #ifndef TESTS_GUEST_TAP_H_
 #define TESTS_GUEST_TAP_H_
 
-#include <cstdint>
+#include <cstddef>
+#include <memory>
+#include <span>
 #include <string>
-#include <thread>
 #include <vector>
 
-#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "vhostdev/unique_fd.h"
 
 namespace vhost::testing {
 
-// A tap interface, up, with one descriptor for each queue pair (IFF_VNET_HDR,
-// a header of 12 bytes).  It is gone with the last of them.
-struct Tap {
-  std::string name;
-  std::vector<UniqueFd> queues;
-};
-absl::StatusOr<Tap> make_tap(const std::string& name, uint32_t pairs);
+using Frame = std::vector<std::byte>;
 
-// Sends every frame of the experimental Ethertype that arrives on an interface
-// back to where it came from, on a thread of its own.
-class Echo {
+// A tap with a 12-byte vnet header, its interface up and silent, and a packet
+// socket on that interface: the network as the other end of a network card.
+class Tap {
  public:
-  explicit Echo(const std::string& interface);
-  ~Echo();
-  Echo(const Echo&) = delete;
-  Echo& operator=(const Echo&) = delete;
+  // The kind of frames that are sent and seen: for local experiments.
+  static constexpr uint16_t kEtherType = 0x88b5;
 
-  const absl::Status& status() const { return status_; }
+  static absl::StatusOr<std::unique_ptr<Tap>> create(const std::string& name);
+
+  FdRef fd() const { return tap_; }
+
+  // To the card.  False if the kernel does not take it.
+  bool send(std::span<const std::byte> frame);
+  // The next frame from the card; empty: none came in time.
+  Frame receive();
 
  private:
-  absl::Status open(const std::string& interface);
-  void run() const;
+  Tap(UniqueFd tap, UniqueFd socket, int interface);
 
+  UniqueFd tap_;
   UniqueFd socket_;
-  UniqueFd stop_;
-  absl::Status status_;
-  std::thread thread_;
+  int interface_;
 };
+
+// A frame of `size` bytes, at least 14, that depends on every bit of `number`.
+Frame make_frame(size_t size, uint64_t number);
 
 }  // namespace vhost::testing
 

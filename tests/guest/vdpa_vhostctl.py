@@ -19,7 +19,8 @@ BLK, NET = "/dev/vhost-vdpa-0", "/dev/vhost-vdpa-1"
 
 def vhostctl(*arguments):
     result = subprocess.run(
-        [RUN, "-m", "vdpa_sim_blk vdpa_sim_net", "-r", "512", VHOSTCTL,
+        [RUN, "-m", "vdpa_sim_blk vdpa_sim_net", "-r", "512", "-t", "120",
+         VHOSTCTL,
          *arguments], capture_output=True, check=False)
     if result.returncode == NO_GUEST:
         sys.stderr.buffer.write(result.stderr)

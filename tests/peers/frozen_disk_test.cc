@@ -32,7 +32,7 @@ TEST_P(FrozenDisk, IsGivenUpAndServesTheNext) {
   expect_frozen_peer_is_given_up(**daemon, ConnectTo{socket}, kDeviceIdBlock,
                                  kQueues, at);
 
-  ImpatientVmm next(ConnectTo{socket}, kDeviceIdBlock, kQueues);
+  FrozenPeerVmm next(ConnectTo{socket}, kDeviceIdBlock, kQueues);
   const absl::Status served = next.live();
   EXPECT_TRUE(served.ok()) << served;
 }

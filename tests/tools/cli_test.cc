@@ -84,8 +84,27 @@ TEST(CommandLine, KnowsEveryCommand) {
   EXPECT_EQ(options_of({"blk", "check-file"}).command, Command::kBlkCheckFile);
   EXPECT_EQ(options_of({"net", "echo", "--socket=a", "--socket2=b"}).command,
             Command::kNetEcho);
+  EXPECT_EQ(options_of({"net", "echo", "--kernel=a", "--tap=b"}).tap, "b");
   EXPECT_EQ(options_of({"bench", "start", "--fd=3"}).command,
             Command::kBenchStart);
+}
+
+TEST(CommandLine, PingsThroughASocketOrTheKernel) {
+  const Options kernel =
+      options_of({"vsock", "ping", "--kernel=k", "--cid=4294967294"});
+  EXPECT_EQ(kernel.command, Command::kVsockPing);
+  EXPECT_EQ(kernel.cid, 0xfffffffeu);
+  EXPECT_EQ(kernel.count, 10u);
+  EXPECT_FALSE(kernel.port.has_value());
+  const Options user =
+      options_of({"vsock", "ping", "--socket=s", "--port=7", "--count=3"});
+  EXPECT_EQ(user.port, 7u);
+  EXPECT_EQ(user.count, 3u);
+  EXPECT_EQ(user.cid, 0u);
+  EXPECT_THAT(error_of({"vsock", "ping", "--kernel=k"}), HasSubstr("--cid"));
+  EXPECT_THAT(error_of({"vsock", "ping", "--socket=s"}), HasSubstr("--port"));
+  EXPECT_THAT(help_of({"vsock", "--help"}),
+              HasSubstr("vhostctl vsock ping (--socket PATH | --kernel PATH)"));
 }
 
 TEST(CommandLine, RefusesWhatItDoesNotKnow) {
@@ -155,30 +174,31 @@ TEST(CommandLine, EveryErrorIsOneLineAndPointsToTheHelp) {
 
 TEST(Help, OfTheProgramListsAllCommandsAndOptions) {
   const std::string help = help_of({"--help"});
-  for (const char* part : {"vhostctl info",
-                           "vhostctl blk id",
-                           "vhostctl blk read",
-                           "vhostctl blk write",
-                           "vhostctl blk flush",
-                           "vhostctl blk verify",
-                           "vhostctl net echo --socket PATH --socket2 PATH",
-                           "vhostctl bench start",
-                           "--socket PATH",
-                           "--fd N",
-                           "--listen PATH",
-                           "--json",
-                           "--timeout SECONDS",
-                           "--offset BYTES",
-                           "--length BYTES",
-                           "--output FILE|-",
-                           "--input FILE|-",
-                           "--queues N",
-                           "--depth D",
-                           "--size BYTES",
-                           "--seed S",
-                           "--seconds S",
-                           "--repeat R",
-                           "--frames N"}) {
+  for (const char* part :
+       {"vhostctl info",
+        "vhostctl blk id",
+        "vhostctl blk read",
+        "vhostctl blk write",
+        "vhostctl blk flush",
+        "vhostctl blk verify",
+        "vhostctl net echo (--socket PATH --socket2 PATH | --kernel",
+        "vhostctl bench start",
+        "--socket PATH",
+        "--fd N",
+        "--listen PATH",
+        "--json",
+        "--timeout SECONDS",
+        "--offset BYTES",
+        "--length BYTES",
+        "--output FILE|-",
+        "--input FILE|-",
+        "--queues N",
+        "--depth D",
+        "--size BYTES",
+        "--seed S",
+        "--seconds S",
+        "--repeat R",
+        "--frames N"}) {
     EXPECT_THAT(help, HasSubstr(part));
   }
 }

@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
-#include <cstring>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -18,8 +17,8 @@
 
 #include "backends/user/message_table.h"
 #include "backends/user/socket_io.h"
+#include "tests/fakes/block_ring.h"
 #include "tests/fakes/ops_driver.h"
-#include "vhostdev/split_virtqueue.h"
 #include "vhostdev/testing/model_backend.h"
 #include "vhostdev/testing/model_blk.h"
 #include "vhostdev/vhost_user.h"
@@ -27,13 +26,13 @@
 namespace vhost::user {
 namespace {
 
+using testing::BlockRing;
 using testing::Guest;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
 constexpr BackendQueue kQ0{0};
 constexpr BackendQueue kQ1{1};
-constexpr uint32_t kSectorSize = 512;
 
 // Counts calls and errors; refuses those of `deaf`.
 class Sink final : public BackendSink {
@@ -62,54 +61,21 @@ class Sink final : public BackendSink {
   BackendServices services_;
 };
 
-// One request at a time on the rings of a Guest, by hand.
-class Ring {
- public:
-  Ring(const Guest& guest, uint32_t vq)
-      : begin_(guest.setup(vq).addr), gpa_(Guest::kGpa + kData + vq * 0x4000) {
-    data_ = reinterpret_cast<std::byte*>(guest.table()[0].user + kData +
-                                         vq * 0x4000);
-  }
-
-  // Puts a read of sector `sector` and makes it available.
-  void read(uint64_t sector) { put(0, sector, kVringDescWrite, gpa_ + 0x1000); }
-  void write(uint64_t sector) { put(1, sector, 0, gpa_ + 0x1000); }
-  // A request whose data lie where there is no memory.
-  void read_into_nowhere() { put(0, 0, kVringDescWrite, 0x10); }
-
-  uint16_t used() const { return half(begin_.used.user + 2); }
-  std::byte status() const { return data_[0x2000]; }
-  std::byte* data() { return data_ + 0x1000; }
-
- private:
-  static constexpr uint64_t kData = 0x80000;
-
-  static uint16_t& half(uint64_t user) {
-    return *reinterpret_cast<uint16_t*>(user);
-  }
-  void put(uint32_t type, uint64_t sector, uint16_t direction, uint64_t to) {
-    struct {
-      uint32_t type;
-      uint32_t reserved;
-      uint64_t sector;
-    } const header = {type, 0, sector};
-    std::memcpy(data_, &header, sizeof(header));
-    data_[0x2000] = std::byte{0xff};
-    auto* const desc = reinterpret_cast<VringDesc*>(begin_.desc.user);
-    desc[0] = {gpa_, sizeof(header), kVringDescNext, 1};
-    desc[1] = {to, kSectorSize,
-               static_cast<uint16_t>(kVringDescNext | direction), 2};
-    desc[2] = {gpa_ + 0x2000, 1, kVringDescWrite, 0};
-    const uint64_t avail = begin_.avail.user;
-    uint16_t& index = half(avail + 2);
-    half(avail + 4 + 2 * (index % Guest::kNum)) = 0;
-    ++index;  // One thread: what is written before is seen before.
-  }
-
-  VringAddresses begin_;
-  uint64_t gpa_;
-  std::byte* data_;
-};
+// Requests on ring `vq` of a Guest.
+BlockRing ring_of(const Guest& guest, uint32_t vq) {
+  constexpr uint64_t kData = 0x80000;
+  const uint64_t offset = kData + vq * 0x4000;
+  const VringAddresses addr = guest.setup(vq).addr;
+  const auto at = [](uint64_t user) {
+    return reinterpret_cast<std::byte*>(user);
+  };
+  return BlockRing({.desc = at(addr.desc.user),
+                    .avail = at(addr.avail.user),
+                    .used = at(addr.used.user),
+                    .num = Guest::kNum,
+                    .data = at(guest.table()[0].user + offset),
+                    .data_gpa = Guest::kGpa + offset});
+}
 
 class InBandDisk : public ::testing::Test {
  protected:
@@ -178,11 +144,11 @@ class InBandDisk : public ::testing::Test {
   }
 
   // Kicks, and waits for the call.
-  void complete(Ring& ring, BackendQueue vq) {
+  void complete(BlockRing& ring, BackendQueue vq) {
     const int before = sink_.calls[to_int(vq)];
     run(KickQueues{{vq}});
     EXPECT_TRUE(until([&] { return sink_.calls[to_int(vq)] != before; }));
-    EXPECT_EQ(ring.status(), std::byte{0});
+    EXPECT_EQ(ring.status(), 0);
   }
 
   VringBase base_{0};
@@ -194,34 +160,34 @@ class InBandDisk : public ::testing::Test {
 };
 
 TEST_F(InBandDisk, ReadsWhatItWrote) {
-  Ring first(guest_, 0);
-  Ring second(guest_, 1);
-  std::fill_n(first.data(), kSectorSize, std::byte{0x5a});
+  BlockRing first = ring_of(guest_, 0);
+  BlockRing second = ring_of(guest_, 1);
+  std::fill_n(first.data(), BlockRing::kSectorSize, std::byte{0x5a});
   first.write(7);
   complete(first, kQ0);
   second.read(7);
   complete(second, kQ1);
 
-  EXPECT_TRUE(
-      std::equal(first.data(), first.data() + kSectorSize, second.data()));
+  EXPECT_TRUE(std::equal(first.data(), first.data() + BlockRing::kSectorSize,
+                         second.data()));
   EXPECT_THAT(model_->trouble(), IsEmpty());
 }
 
 TEST_F(InBandDisk, RunsOnlyOnceItIsKicked) {
-  Ring ring(guest_, 0);
+  BlockRing ring = ring_of(guest_, 0);
   ring.read(0);
   for (int i = 0; i < 10; ++i) {
     EXPECT_TRUE(model_->step(std::chrono::nanoseconds(0)).ok());
   }
   EXPECT_FALSE(model_->ring(0).started);
-  EXPECT_EQ(ring.used(), 0);
+  EXPECT_EQ(ring.used_index(), 0);
   complete(ring, kQ0);
   EXPECT_TRUE(model_->ring(0).started);
   EXPECT_FALSE(model_->ring(1).started);
 }
 
 TEST_F(InBandDisk, StopsDrainedAndStartsAgain) {
-  Ring ring(guest_, 0);
+  BlockRing ring = ring_of(guest_, 0);
   for (uint64_t sector = 0; sector < 3; ++sector) {
     ring.read(sector);
     complete(ring, kQ0);
@@ -237,18 +203,18 @@ TEST_F(InBandDisk, StopsDrainedAndStartsAgain) {
   start(false);
   ring.read(5);
   complete(ring, kQ0);
-  EXPECT_EQ(ring.used(), 4);
+  EXPECT_EQ(ring.used_index(), 4);
 }
 
 TEST_F(InBandDisk, ABrokenRingIsToldInBand) {
-  Ring ring(guest_, 0);
+  BlockRing ring = ring_of(guest_, 0);
   ring.read_into_nowhere();
   run(KickQueues{{kQ0}});
   EXPECT_TRUE(until([&] { return sink_.errors[0] != 0; }));
   EXPECT_TRUE(model_->ring(0).broken);
   EXPECT_EQ(sink_.calls[0], 0);
   // The other queue goes on.
-  Ring other(guest_, 1);
+  BlockRing other = ring_of(guest_, 1);
   other.read(0);
   complete(other, kQ1);
 }
@@ -256,7 +222,7 @@ TEST_F(InBandDisk, ABrokenRingIsToldInBand) {
 // The back-end waits for the answer, so there must be one, and it must be true.
 TEST_F(InBandDisk, ACallThatNobodyTakesIsRefusedToTheBackEnd) {
   sink_.deaf = kQ0;
-  Ring ring(guest_, 0);
+  BlockRing ring = ring_of(guest_, 0);
   ring.read(0);
   run(KickQueues{{kQ0}});
   EXPECT_TRUE(until([&] { return !model_->trouble().empty(); }));

@@ -51,24 +51,45 @@ const CommandSpec* find_command(absl::string_view words) {
 }
 
 absl::Status check_connection(const Options& options) {
-  const int given = (options.socket.has_value() ? 1 : 0) +
-                    (options.listen.has_value() ? 1 : 0) +
-                    (options.fd.has_value() ? 1 : 0) +
-                    (options.vdpa.has_value() ? 1 : 0);
+  const int given =
+      (options.socket.has_value() ? 1 : 0) +
+      (options.listen.has_value() ? 1 : 0) + (options.fd.has_value() ? 1 : 0) +
+      (options.vdpa.has_value() ? 1 : 0) + (options.kernel.has_value() ? 1 : 0);
   if (given == 1) return absl::OkStatus();
+  const bool has_kernel = options.command == Command::kInfo;
+  return absl::InvalidArgumentError(absl::StrCat(
+      given == 0 ? "one of" : "only one of", " --socket, --fd, --listen",
+      has_kernel ? ", --vdpa and --kernel" : " and --vdpa",
+      given == 0 ? " is needed" : " can be used"));
+}
+
+// Two ends: of two back-ends, or of the kernel's and a tap.
+absl::Status check_echo(const Options& options) {
+  const bool user = options.socket.has_value() && !options.socket2.empty();
+  const bool kernel = options.kernel.has_value() && !options.tap.empty();
+  const bool any_user = options.socket.has_value() || !options.socket2.empty();
+  const bool any_kernel = options.kernel.has_value() || !options.tap.empty();
+  if ((user && !any_kernel) || (kernel && !any_user)) return absl::OkStatus();
   return absl::InvalidArgumentError(
-      given == 0
-          ? "one of --socket, --fd, --listen and --vdpa is needed"
-          : "only one of --socket, --fd, --listen and --vdpa can be used");
+      "--socket and --socket2 are needed, or --kernel and --tap");
+}
+
+absl::Status check_ping(const Options& options) {
+  if (options.socket.has_value() == options.kernel.has_value()) {
+    return absl::InvalidArgumentError("one of --socket and --kernel is needed");
+  }
+  if (options.kernel.has_value() && options.cid == 0) {
+    return absl::InvalidArgumentError("--kernel needs --cid");
+  }
+  if (options.socket.has_value() && !options.port.has_value()) {
+    return absl::InvalidArgumentError("--socket needs --port");
+  }
+  return absl::OkStatus();
 }
 
 absl::Status check(const Options& options) {
-  if (options.command == Command::kNetEcho) {
-    if (options.socket.has_value() && !options.socket2.empty()) {
-      return absl::OkStatus();
-    }
-    return absl::InvalidArgumentError("--socket and --socket2 are needed");
-  }
+  if (options.command == Command::kNetEcho) return check_echo(options);
+  if (options.command == Command::kVsockPing) return check_ping(options);
   if (options.command != Command::kBlkCheckFile) {
     VHOST_RETURN_IF_ERROR(check_connection(options));
   }

@@ -25,6 +25,7 @@ enum class Command : uint8_t {
   kFsInit,
   kFsCat,
   kNetEcho,
+  kVsockPing,
   kBenchStart,
 };
 
@@ -38,12 +39,19 @@ struct Options {
   std::optional<std::string> listen;
   std::optional<int> fd;
   std::optional<std::string> vdpa;
+  std::optional<std::string> kernel;  // info, net echo, vsock ping: a device.
 
   Duration timeout = std::chrono::seconds(5);
   bool json = false;
 
   std::string socket2;     // net echo: the second port.
+  std::string tap;         // net echo: the interface of --kernel's other end.
   uint64_t frames = 1000;  // net echo.
+
+  // vsock ping.
+  uint64_t cid = 0;  // 0: as the back-end says.
+  std::optional<uint32_t> port;
+  uint32_t count = 10;
 
   std::optional<uint32_t> device_id;  // info: empty: to be guessed.
 

@@ -12,9 +12,13 @@
 #include "vhostdev/features.h"
 #include "vhostdev/status.h"
 #include "vhostdev/vring.h"
+#include "vhostdev/vsock_packet.h"
 
 namespace vhost::ctl {
 namespace {
+
+// Source: linux/if.h, IFNAMSIZ.
+constexpr size_t kMostInterfaceName = 15;
 
 // Stores what was parsed, converted to the type of the field.
 template <typename Field, typename T>
@@ -127,6 +131,36 @@ constexpr OptionSpec kFrames = {
     [](Options& out, absl::string_view text) {
       return store(out.frames, parse_number(text, 1, 100'000'000));
     }};
+constexpr OptionSpec kKernel = {
+    "kernel", "PATH", "the kernel's device instead: /dev/vhost-net and others",
+    [](Options& out, absl::string_view text) {
+      return store_path(out.kernel.emplace(), text);
+    }};
+constexpr OptionSpec kTap = {
+    "tap", "NAME", "with --kernel: the tap interface, which is made if need be",
+    [](Options& out, absl::string_view text) {
+      if (text.size() > kMostInterfaceName) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("a name has at most ", kMostInterfaceName, " bytes"));
+      }
+      return store_path(out.tap, text);
+    }};
+constexpr OptionSpec kCid = {
+    "cid", "N", "the guest's context id, from 3 (default: the back-end's)",
+    [](Options& out, absl::string_view text) {
+      return store(out.cid,
+                   parse_number(text, kVsockFirstGuestCid, kVsockLastGuestCid));
+    }};
+constexpr OptionSpec kPort = {
+    "port", "P", "the host's port (with --kernel, default: a free one)",
+    [](Options& out, absl::string_view text) {
+      return store(out.port, parse_number(text, 1, 0xfffffffe));
+    }};
+constexpr OptionSpec kCount = {
+    "count", "N", "send that many pings (default: 10)",
+    [](Options& out, absl::string_view text) {
+      return store(out.count, parse_number(text, 1, 10'000'000));
+    }};
 constexpr OptionSpec kQueues = {
     "queues", "N", "use that many virtqueues (default: 1)",
     [](Options& out, absl::string_view text) {
@@ -166,7 +200,8 @@ std::vector<CommandSpec> make_commands() {
     return own;
   };
   return {
-      {Command::kInfo, "info", "what a back-end offers", connected({&kDevice})},
+      {Command::kInfo, "info", "what a back-end offers",
+       connected({&kKernel, &kDevice})},
       {Command::kBlkId, "blk id", "the disk's identifier", connected({})},
       {Command::kBlkRead, "blk read", "copies from the disk",
        connected({&kOffset, &kLength, &kOutput, &kQueues, &kDepth})},
@@ -188,29 +223,47 @@ std::vector<CommandSpec> make_commands() {
       {Command::kNetEcho,
        "net echo",
        "sends frames into one port, expects each at the other and back",
-       {&kSocket, &kSocket2, &kFrames, &kTimeout, &kJson}},
+       {&kSocket, &kSocket2, &kKernel, &kTap, &kFrames, &kTimeout, &kJson}},
+      {Command::kVsockPing,
+       "vsock ping",
+       "connects to the host and measures how long bytes are under way",
+       {&kSocket, &kKernel, &kCid, &kPort, &kCount, &kTimeout, &kJson}},
       {Command::kBenchStart, "bench start",
        "what connecting, starting and stopping cost",
        connected({&kQueues, &kRepeat})},
   };
 }
 
+// How a command says what it is connected to.
+std::string connection_of(const CommandSpec& command) {
+  switch (command.command) {
+    case Command::kInfo:
+      return " (--socket PATH | --fd N | --listen PATH | --vdpa PATH |"
+             " --kernel PATH)";
+    case Command::kNetEcho:
+      return " (--socket PATH --socket2 PATH | --kernel PATH --tap NAME)";
+    case Command::kVsockPing:
+      return " (--socket PATH | --kernel PATH)";
+    case Command::kBlkCheckFile:
+      return "";
+    default:
+      return " (--socket PATH | --fd N | --listen PATH | --vdpa PATH)";
+  }
+}
+
 std::string synopsis(const CommandSpec& command) {
-  const auto& options = command.options;
-  const bool listens =
-      std::find(options.begin(), options.end(), &kListen) != options.end();
-  std::string out = absl::StrCat("vhostctl ", command.words);
-  for (const OptionSpec* option : options) {
-    if (option == &kSocket && listens) {
-      absl::StrAppend(
-          &out, " (--socket PATH | --fd N | --listen PATH | --vdpa PATH)");
-    } else if (option == &kSocket || option == &kSocket2) {
-      absl::StrAppend(&out, " --", option->name, " ", option->value);
-    } else if (option != &kFd && option != &kListen && option != &kVdpa) {
-      absl::StrAppend(&out, " [--", option->name,
-                      option->value == nullptr ? "" : " ",
-                      option->value == nullptr ? "" : option->value, "]");
+  constexpr std::array<const OptionSpec*, 7> kConnections = {
+      &kSocket, &kSocket2, &kFd, &kListen, &kVdpa, &kKernel, &kTap};
+  std::string out =
+      absl::StrCat("vhostctl ", command.words, connection_of(command));
+  for (const OptionSpec* option : command.options) {
+    if (std::find(kConnections.begin(), kConnections.end(), option) !=
+        kConnections.end()) {
+      continue;
     }
+    absl::StrAppend(&out, " [--", option->name,
+                    option->value == nullptr ? "" : " ",
+                    option->value == nullptr ? "" : option->value, "]");
   }
   return out;
 }

@@ -28,6 +28,12 @@ absl::Status run_fs_cat(const Options& options);
 // In both cases the counts are printed all the same.
 absl::Status run_net_echo(const Options& options);
 
+// Errors: kDataLoss          a ping came back damaged.
+//         kDeadlineExceeded  one did not come back.
+//         kUnavailable       no back-end, or a kernel without sockets of this
+//                            kind.
+absl::Status run_vsock_ping(const Options& options);
+
 absl::Status run_bench_start(const Options& options);
 
 }  // namespace vhost::ctl

@@ -3,8 +3,10 @@
 
 #include <fcntl.h>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "tools/vhostctl/vdpa.h"
+#include "vhostdev/features.h"
 #include "vhostdev/vhost_user.h"
 
 namespace vhost::ctl {
@@ -32,6 +34,24 @@ absl::StatusOr<std::unique_ptr<VhostOps>> make_ops(const Options& options) {
   user.drain_timeout = options.timeout;
   user.check_state_timeout = options.timeout;
   return make_vhost_user_ops(*std::move(address), user);
+}
+
+absl::StatusOr<uint32_t> kernel_device(const Options& options) {
+  const std::string& path = *options.kernel;
+  struct Device {
+    const char* name;
+    uint32_t id;
+  };
+  for (const Device& device :
+       {Device{"net", kDeviceIdNet}, Device{"vsock", kDeviceIdVsock},
+        Device{"scsi", kDeviceIdScsi}}) {
+    const bool meant = options.device_id.has_value()
+                           ? *options.device_id == device.id
+                           : absl::EndsWith(path, device.name);
+    if (meant) return device.id;
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      path, ": neither net nor vsock nor scsi; --device says which it is"));
 }
 
 Duration connect_timeout(const Options& options) {

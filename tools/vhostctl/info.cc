@@ -13,6 +13,7 @@
 #include "tools/vhostctl/output.h"
 #include "tools/vhostctl/vdpa.h"
 #include "vhostdev/status.h"
+#include "vhostdev/vhost_kernel.h"
 #include "vhostdev/vhost_user.h"
 
 namespace vhost::ctl {
@@ -78,6 +79,24 @@ void append_text(const Json& value, absl::string_view indent,
   }
 }
 
+// The kernel's device without what it would be connected to.
+std::unique_ptr<VhostOps> make_kernel_ops(const std::string& path,
+                                          uint32_t device) {
+  if (device == kDeviceIdVsock) {
+    return make_vhost_vsock_ops({.device = OpenDevice{path}});
+  }
+  if (device == kDeviceIdScsi) {
+    VhostScsiOptions scsi;
+    scsi.device = OpenDevice{path};
+    return make_vhost_scsi_ops(std::move(scsi));
+  }
+  VhostNetOptions net;
+  net.path = path;
+  // Nobody attaches the tap of a device that is only asked.
+  net.taps = {FdRef()};
+  return make_vhost_net_ops(std::move(net));
+}
+
 }  // namespace
 
 absl::Status print_info(const Options& options, const Json& document) {
@@ -87,9 +106,18 @@ absl::Status print_info(const Options& options, const Json& document) {
   return print_text(text);
 }
 
-absl::Status run_info(const Options& options) {
-  if (options.vdpa.has_value()) return run_vdpa_info(options);
-  absl::StatusOr<std::unique_ptr<VhostOps>> made = make_ops(options);
+absl::Status run_info(const Options& asked) {
+  if (asked.vdpa.has_value()) return run_vdpa_info(asked);
+  Options options = asked;
+  absl::StatusOr<std::unique_ptr<VhostOps>> made;
+  if (options.kernel.has_value()) {
+    const absl::StatusOr<uint32_t> device = kernel_device(options);
+    if (!device.ok()) return device.status();
+    options.device_id = *device;
+    made = make_kernel_ops(*options.kernel, *device);
+  } else {
+    made = make_ops(options);
+  }
   if (!made.ok()) return made.status();
   VhostOps& ops = **made;
   SilentSink sink;
@@ -109,8 +137,15 @@ absl::Status run_info(const Options& options) {
   Json document = Json::object();
   document["device"] = device_name(device);
   document["features"] = feature_names(device, traits.features);
-  document["protocol_features"] =
-      protocol_feature_names(traits.offered_protocol_features);
+  if (!options.kernel.has_value()) {
+    document["protocol_features"] =
+        protocol_feature_names(traits.offered_protocol_features);
+  } else if (device == kDeviceIdScsi) {
+    const absl::StatusOr<int> version =
+        vhost_scsi_abi_version(OpenDevice{*options.kernel});
+    if (!version.ok()) return version.status();
+    document["abi_version"] = *version;
+  }
   document["queues"] = traits.max_queues;
   document["slots"] = traits.max_memory_slots;
   document["config"] = std::move(config);

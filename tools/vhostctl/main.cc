@@ -39,6 +39,8 @@ absl::Status run(const Options& options) {
       return run_fs_cat(options);
     case Command::kNetEcho:
       return run_net_echo(options);
+    case Command::kVsockPing:
+      return run_vsock_ping(options);
     case Command::kBenchStart:
       return run_bench_start(options);
   }

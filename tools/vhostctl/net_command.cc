@@ -12,8 +12,10 @@
 #include "tools/vhostctl/net_echo.h"
 #include "tools/vhostctl/output.h"
 #include "tools/vhostctl/session.h"
+#include "tools/vhostctl/tap_port.h"
 #include "vhostdev/net_client.h"
 #include "vhostdev/status.h"
+#include "vhostdev/vhost_kernel.h"
 
 namespace vhost::ctl {
 namespace {
@@ -92,39 +94,90 @@ absl::Status print(const Options& options, const EchoCounts& counts,
   return print_json(document);
 }
 
-}  // namespace
+NetEcho::Options echo_options(const Options& options, MonotonicTime begun) {
+  return {.frames = options.frames,
+          .seed = static_cast<uint64_t>(begun.time_since_epoch().count()),
+          .timeout = options.timeout};
+}
 
-absl::Status run_net_echo(const Options& options) {
-  absl::StatusOr<std::unique_ptr<Session>> session = Session::create();
-  if (!session.ok()) return session.status();
-  Options second = options;
-  second.socket = options.socket2;
-  absl::StatusOr<std::unique_ptr<VhostOps>> ops_a = make_ops(options);
-  if (!ops_a.ok()) return ops_a.status();
-  absl::StatusOr<std::unique_ptr<VhostOps>> ops_b = make_ops(second);
-  if (!ops_b.ok()) return ops_b.status();
-  Port a(**session, *std::move(ops_a), options, "port a");
-  Port b(**session, *std::move(ops_b), options, "port b");
-  VHOST_RETURN_IF_ERROR(a.start());
-  VHOST_RETURN_IF_ERROR(b.start());
+double seconds_since(MonotonicTime begun) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begun)
+      .count();
+}
 
-  const MonotonicTime begun = std::chrono::steady_clock::now();
-  const auto seed = static_cast<uint64_t>(begun.time_since_epoch().count());
-  NetEcho echo(
-      a.client(), b.client(),
-      {.frames = options.frames, .seed = seed, .timeout = options.timeout});
-  absl::Status result = echo.run();
-  const double seconds =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - begun)
-          .count();
-  result.Update(a.stop());
-  result.Update(b.stop());
+// What came of an echo, once its ports are stopped.
+absl::Status conclude(const Options& options, const NetEcho& echo,
+                      absl::Status result, double seconds) {
   if (result.ok() && echo.counts().repeated != 0) {
     result = absl::DataLossError(
         absl::StrCat(echo.counts().repeated, " frames came more than once"));
   }
   const absl::Status printed = print(options, echo.counts(), seconds);
   return result.ok() ? printed : result;
+}
+
+// Between two back-ends.
+absl::Status echo_between_sockets(Session& session, const Options& options) {
+  Options second = options;
+  second.socket = options.socket2;
+  absl::StatusOr<std::unique_ptr<VhostOps>> ops_a = make_ops(options);
+  if (!ops_a.ok()) return ops_a.status();
+  absl::StatusOr<std::unique_ptr<VhostOps>> ops_b = make_ops(second);
+  if (!ops_b.ok()) return ops_b.status();
+  Port a(session, *std::move(ops_a), options, "port a");
+  Port b(session, *std::move(ops_b), options, "port b");
+  VHOST_RETURN_IF_ERROR(a.start());
+  VHOST_RETURN_IF_ERROR(b.start());
+
+  const MonotonicTime begun = std::chrono::steady_clock::now();
+  NetEcho echo(a.client(), b.client(), echo_options(options, begun));
+  absl::Status result = echo.run();
+  const double seconds = seconds_since(begun);
+  result.Update(a.stop());
+  result.Update(b.stop());
+  return conclude(options, echo, std::move(result), seconds);
+}
+
+// Between the kernel's device and the interface of its tap.
+absl::Status echo_over_tap(Session& session, const Options& options) {
+  absl::StatusOr<UniqueFd> tap = open_tap(options.tap);
+  if (!tap.ok()) return tap.status();
+  absl::StatusOr<std::unique_ptr<InterfacePort>> interface =
+      InterfacePort::open(options.tap);
+  if (!interface.ok()) return annotate(interface.status(), "port b");
+  VhostNetOptions net;
+  net.path = *options.kernel;
+  net.taps = {FdRef(*tap)};
+  Port a(session, make_vhost_net_ops(std::move(net)), options, "port a");
+  VHOST_RETURN_IF_ERROR(a.start());
+
+  // The client's queues and the socket have no notifier in common: while both
+  // are idle, the queues are looked at every millisecond.
+  const auto wait = [&client = a.client(),
+                     &port = **interface](Duration timeout) {
+    const MonotonicTime until = std::chrono::steady_clock::now() + timeout;
+    do {
+      if (client.wait(Duration(0))) return true;
+      if (port.wait(std::chrono::milliseconds(1))) return true;
+    } while (std::chrono::steady_clock::now() < until);
+    return false;
+  };
+  const MonotonicTime begun = std::chrono::steady_clock::now();
+  NetEcho echo(std::make_unique<ClientPort>(a.client()), *std::move(interface),
+               wait, echo_options(options, begun));
+  absl::Status result = echo.run();
+  const double seconds = seconds_since(begun);
+  result.Update(a.stop());
+  return conclude(options, echo, std::move(result), seconds);
+}
+
+}  // namespace
+
+absl::Status run_net_echo(const Options& options) {
+  absl::StatusOr<std::unique_ptr<Session>> session = Session::create();
+  if (!session.ok()) return session.status();
+  return options.kernel.has_value() ? echo_over_tap(**session, options)
+                                    : echo_between_sockets(**session, options);
 }
 
 }  // namespace vhost::ctl

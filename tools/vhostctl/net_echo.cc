@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
@@ -16,7 +17,6 @@ constexpr size_t kSmallestFrame = 60;
 constexpr size_t kLargestFrame = 1514;
 constexpr size_t kFramesAtOnce = 32;
 
-// Source: IEEE 802, EtherType for local experiments.
 struct EchoHead {
   std::array<uint8_t, 6> destination;
   std::array<uint8_t, 6> source;
@@ -27,7 +27,8 @@ struct EchoHead {
   uint64_t number;
 };
 static_assert(sizeof(EchoHead) == 32);
-constexpr std::array<uint8_t, 2> kType = {0x88, 0xb5};
+constexpr std::array<uint8_t, 2> kType = {kEchoEtherType >> 8,
+                                          kEchoEtherType & 0xff};
 // Locally administered.
 constexpr std::array<uint8_t, 6> kMacA = {0x02, 0, 0, 0, 0, 0xa};
 constexpr std::array<uint8_t, 6> kMacB = {0x02, 0, 0, 0, 0, 0xb};
@@ -62,15 +63,24 @@ void fill_echo_frame(uint64_t seed, EchoWay way, uint64_t number,
   }
 }
 
-NetEcho::NetEcho(NetClient& a, NetClient& b, const Options& options)
+NetEcho::NetEcho(std::unique_ptr<EchoPort> a, std::unique_ptr<EchoPort> b,
+                 Wait wait, const Options& options)
     : options_(options),
-      a_{a, EchoWay::kBack, std::vector<bool>(options.frames), {}},
-      b_{b, EchoWay::kThere, std::vector<bool>(options.frames), {}},
+      wait_(std::move(wait)),
+      a_{std::move(a), EchoWay::kBack, std::vector<bool>(options.frames), {}},
+      b_{std::move(b), EchoWay::kThere, std::vector<bool>(options.frames), {}},
       frames_(kFramesAtOnce) {}
+
+NetEcho::NetEcho(NetClient& a, NetClient& b, const Options& options)
+    : NetEcho(
+          std::make_unique<ClientPort>(a), std::make_unique<ClientPort>(b),
+          [both = std::array<NetClient*, 2>{&a, &b}](Duration timeout) {
+            return NetClient::wait_any(both, timeout);
+          },
+          options) {}
 
 absl::Status NetEcho::run_to(uint64_t returned) {
   returned = std::min(returned, options_.frames);
-  const std::array<NetClient*, 2> both = {&a_.client, &b_.client};
   while (counts_.returned < returned) {
     while (counts_.sent < options_.frames &&
            counts_.sent - counts_.returned < options_.window) {
@@ -78,9 +88,11 @@ absl::Status NetEcho::run_to(uint64_t returned) {
     }
     VHOST_RETURN_IF_ERROR(annotate(send_queued(a_, EchoWay::kThere), "port a"));
     VHOST_RETURN_IF_ERROR(annotate(send_queued(b_, EchoWay::kBack), "port b"));
-    if (!NetClient::wait_any(both, options_.timeout)) return missing();
-    VHOST_RETURN_IF_ERROR(annotate(take_sent(a_), "port a"));
-    VHOST_RETURN_IF_ERROR(annotate(take_sent(b_), "port b"));
+    a_.end->flush();
+    b_.end->flush();
+    if (!wait_(options_.timeout)) return missing();
+    VHOST_RETURN_IF_ERROR(annotate(a_.end->take_sent(), "port a"));
+    VHOST_RETURN_IF_ERROR(annotate(b_.end->take_sent(), "port b"));
     receive(b_, counts_.arrived);
     receive(a_, counts_.returned);
     if (counts_.damaged != 0) {
@@ -103,8 +115,8 @@ absl::Status NetEcho::send_queued(Port& from, EchoWay way) {
   for (; from.next_to_send < from.to_send.size(); ++from.next_to_send) {
     const uint64_t number = from.to_send[from.next_to_send];
     fill_echo_frame(options_.seed, way, number, scratch_);
-    const auto pair = static_cast<uint32_t>(number % from.client.pairs());
-    const absl::Status sent = from.client.send(scratch_, number, pair);
+    const auto pair = static_cast<uint32_t>(number % from.end->pairs());
+    const absl::Status sent = from.end->send(scratch_, number, pair);
     if (absl::IsResourceExhausted(sent)) return absl::OkStatus();
     VHOST_RETURN_IF_ERROR(sent);
   }
@@ -113,21 +125,21 @@ absl::Status NetEcho::send_queued(Port& from, EchoWay way) {
   return absl::OkStatus();
 }
 
-absl::Status NetEcho::take_sent(Port& port) {
+absl::Status ClientPort::take_sent() {
   std::array<NetSent, kFramesAtOnce> sent;
   size_t count = 0;
   do {
-    count = port.client.poll_sent(sent);
+    count = client_.poll_sent(sent);
     for (size_t i = 0; i < count; ++i) VHOST_RETURN_IF_ERROR(sent[i].status);
   } while (count == sent.size());
-  return port.client.status();
+  return client_.status();
 }
 
 // Takes what came, counts and answers it.
 void NetEcho::receive(Port& port, uint64_t& good) {
   size_t count = 0;
   do {
-    count = port.client.receive(frames_);
+    count = port.end->receive(frames_);
     for (const NetFrame& frame : std::span(frames_).first(count)) {
       uint64_t number = 0;
       if (!check(port, frame, number)) continue;

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef HW_DRIVER_BUFFER_QUEUE_H_
+#define HW_DRIVER_BUFFER_QUEUE_H_
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "vhostdev/dma_memory.h"
+#include "vhostdev/virtio_driver.h"
+
+namespace vhost {
+
+// What the queues of a device that sends and receives have in common: a ring,
+// and a buffer of `buffer_size` bytes for each request in flight.
+class BufferQueue {
+ public:
+  BufferQueue(const BufferQueue&) = delete;
+  BufferQueue& operator=(const BufferQueue&) = delete;
+
+  QueueHandle& handle() { return handle_; }
+  const absl::Status& failure() const { return failure_; }
+
+  // Whether the device has handed something back, or never will again.
+  bool has_news() const;
+
+  // For the end: the device may still write to the buffers.
+  void abandon_memory() { memory_.abandon(); }
+
+ protected:
+  BufferQueue(QueueHandle handle, DmaBuffer memory, uint32_t buffer_size);
+  ~BufferQueue() = default;
+
+  static absl::StatusOr<DmaBuffer> allocate(DmaMemory& memory,
+                                            const QueueHandle& handle,
+                                            uint32_t count,
+                                            uint32_t buffer_size);
+
+  // Buffer `slot`: where it is, here and for the device.
+  DmaSpan buffer(uint64_t slot) const {
+    return memory_.span().subspan(slot * stride_, buffer_size_);
+  }
+
+  // Takes the next completion; empty if there is none now, or ever: failure().
+  std::optional<RingCompletion> next();
+
+  QueueHandle handle_;
+  SplitVirtqueue& ring_;
+  DmaBuffer memory_;
+  const uint32_t buffer_size_;
+  const uint64_t stride_;
+  absl::Status failure_;  // OK, or why nothing completes any more.
+
+ private:
+  void check_lost(bool idle);
+
+  // Taken from the ring and not yet asked for.
+  std::array<RingCompletion, 32> batch_;
+  size_t batch_next_ = 0;
+  size_t batch_size_ = 0;
+};
+
+}  // namespace vhost
+
+#endif  // HW_DRIVER_BUFFER_QUEUE_H_
