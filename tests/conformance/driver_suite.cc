@@ -121,14 +121,14 @@ TEST_P(DriverConformance, AgreesOnWhatIsWantedAndOffered) {
 }
 
 TEST_P(DriverConformance, ExchangesOnEveryQueuePolling) {
-  run_device();
+  ASSERT_NO_FATAL_FAILURE(run_device());
   EXPECT_EQ(driver_->status(), kReady | kStatusDriverOk);
   // More often than the ring has descriptors.
   EXPECT_EQ(exchange(kDepth + 10), absl::OkStatus());
 }
 
 TEST_P(DriverConformance, ExchangesOnEveryQueueWithInterrupts) {
-  run_device(TrafficWait::kInterrupt);
+  ASSERT_NO_FATAL_FAILURE(run_device(TrafficWait::kInterrupt));
   EXPECT_EQ(exchange(kDepth + 10), absl::OkStatus());
 }
 
@@ -141,7 +141,7 @@ TEST_P(DriverConformance, ExchangesWithoutTheFeaturesOfTheRing) {
   make_driver();
   for (const FeatureSet& without : left_out) {
     ASSERT_EQ(start(without), absl::OkStatus());
-    make_traffic(TrafficWait::kInterrupt);
+    ASSERT_NO_FATAL_FAILURE(make_traffic(TrafficWait::kInterrupt));
     EXPECT_EQ(exchange(3), absl::OkStatus());
     stop();
   }
@@ -168,7 +168,7 @@ TEST_P(DriverConformance, ReadsTheConfigurationInOnePieceOrInSeveral) {
 }
 
 TEST_P(DriverConformance, SaysWhatItIsTheSameEachTime) {
-  run_device();
+  ASSERT_NO_FATAL_FAILURE(run_device());
   const auto first = traffic_->identity();
   ASSERT_TRUE(first.ok()) << first.status();
   EXPECT_EQ(first->empty(), backend_->device_class() != DriverClass::kBlk);
@@ -182,7 +182,7 @@ TEST_P(DriverConformance, StopsAndStartsAgain) {
   make_driver();
   for (int i = 0; i < 3; ++i) {
     ASSERT_EQ(start(), absl::OkStatus());
-    make_traffic();
+    ASSERT_NO_FATAL_FAILURE(make_traffic());
     ASSERT_EQ(exchange(2), absl::OkStatus());
     stop();
     EXPECT_EQ(driver_->status(), 0);
@@ -192,7 +192,7 @@ TEST_P(DriverConformance, StopsAndStartsAgain) {
 }
 
 TEST_P(DriverConformance, APausedDeviceGoesOnWhereItsRingsStood) {
-  run_device();
+  ASSERT_NO_FATAL_FAILURE(run_device());
   const QueueIndex counted = traffic_->counted_queue();
   uint16_t requests = 0;
   for (int i = 0; i < 3; ++i) {
@@ -207,10 +207,10 @@ TEST_P(DriverConformance, APausedDeviceGoesOnWhereItsRingsStood) {
 }
 
 TEST_P(DriverConformance, AResetOfARunningDeviceStartsFromTheBeginning) {
-  run_device();
+  ASSERT_NO_FATAL_FAILURE(run_device());
   ASSERT_EQ(exchange(2), absl::OkStatus());
   ASSERT_EQ(start(), absl::OkStatus());
-  make_traffic();
+  ASSERT_NO_FATAL_FAILURE(make_traffic());
   ASSERT_EQ(exchange(1), absl::OkStatus());
   ASSERT_EQ(pause(), absl::OkStatus());
   EXPECT_EQ(driver_->device().queue_base(traffic_->counted_queue()),
@@ -219,7 +219,7 @@ TEST_P(DriverConformance, AResetOfARunningDeviceStartsFromTheBeginning) {
 }
 
 TEST_P(DriverConformance, ReachesMemoryThatCameWhileItRan) {
-  run_device();
+  ASSERT_NO_FATAL_FAILURE(run_device());
   ASSERT_EQ(exchange(1), absl::OkStatus());
   const size_t regions = dma_->region_count();
   // Takes what is left of the first region: what follows is in another.
@@ -233,12 +233,12 @@ TEST_P(DriverConformance, ReachesMemoryThatCameWhileItRan) {
   stop();
   // And what a next start puts there.
   ASSERT_EQ(start(), absl::OkStatus());
-  make_traffic();
+  ASSERT_NO_FATAL_FAILURE(make_traffic());
   EXPECT_EQ(exchange(4), absl::OkStatus());
 }
 
 TEST_P(DriverConformance, AStopReturnsWhatWasInFlightOnce) {
-  run_device();
+  ASSERT_NO_FATAL_FAILURE(run_device());
   ASSERT_EQ(exchange(1), absl::OkStatus());
   const auto left = traffic_->leave_in_flight();
   ASSERT_TRUE(left.ok()) << left.status();
@@ -255,9 +255,9 @@ TEST_P(DriverConformance, AStopReturnsWhatWasInFlightOnce) {
 }
 
 TEST_P(DriverConformance, ADestroyedDriverMakesRoomForTheNext) {
-  run_device();
+  ASSERT_NO_FATAL_FAILURE(run_device());
   ASSERT_EQ(exchange(1), absl::OkStatus());
-  run_device();
+  ASSERT_NO_FATAL_FAILURE(run_device());
   EXPECT_EQ(exchange(1), absl::OkStatus());
 }
 
