@@ -26,7 +26,7 @@ namespace vhost::testing {
 struct ModelVsockOptions {
   uint64_t guest_cid = 3;
   // The host's ports to which a guest can connect; empty: all.
-  std::set<uint32_t> ports;
+  std::set<uint32_t> ports = {};
   // Bytes of a connection that wait to be echoed, at most.
   uint32_t stream_buffer = 64 << 10;
   bool has_event_queue = true;  // Queue 2 is ours, not the VMM's.
