@@ -41,13 +41,17 @@ absl::Status mount_config() {
   return errno_status(errno, kConfig);
 }
 
+std::string disk_path(const std::string& wwpn) {
+  return absl::StrCat(kConfig, "/target/core/fileio_0/", wwpn);
+}
+
 }  // namespace
 
 absl::Status make_scsi_target(const std::string& wwpn, const std::string& file,
                               uint64_t size) {
   VHOST_RETURN_IF_ERROR(mount_config());
   const std::string target = absl::StrCat(kConfig, "/target");
-  const std::string disk = absl::StrCat(target, "/core/fileio_0/", wwpn);
+  const std::string disk = disk_path(wwpn);
   VHOST_RETURN_IF_ERROR(make_folder(absl::StrCat(target, "/core/fileio_0")));
   VHOST_RETURN_IF_ERROR(make_folder(disk));
   VHOST_RETURN_IF_ERROR(
@@ -60,10 +64,18 @@ absl::Status make_scsi_target(const std::string& wwpn, const std::string& file,
   VHOST_RETURN_IF_ERROR(make_folder(fabric));
   VHOST_RETURN_IF_ERROR(make_folder(absl::StrCat(fabric, "/", wwpn)));
   VHOST_RETURN_IF_ERROR(make_folder(group));
-  VHOST_RETURN_IF_ERROR(make_folder(absl::StrCat(group, "/lun/lun_0")));
   VHOST_RETURN_IF_ERROR(set(absl::StrCat(group, "/nexus"), wwpn));
-  const std::string link = absl::StrCat(group, "/lun/lun_0/disk");
-  if (::symlink(disk.c_str(), link.c_str()) == 0) return absl::OkStatus();
+  return add_scsi_lun(wwpn, 0);
+}
+
+absl::Status add_scsi_lun(const std::string& wwpn, uint16_t lun) {
+  const std::string folder =
+      absl::StrCat(kConfig, "/target/vhost/", wwpn, "/tpgt_1/lun/lun_", lun);
+  VHOST_RETURN_IF_ERROR(make_folder(folder));
+  const std::string link = absl::StrCat(folder, "/disk");
+  if (::symlink(disk_path(wwpn).c_str(), link.c_str()) == 0) {
+    return absl::OkStatus();
+  }
   return errno_status(errno, link);
 }
 

@@ -14,6 +14,9 @@ namespace vhost::testing {
 absl::Status make_scsi_target(const std::string& wwpn, const std::string& file,
                               uint64_t size);
 
+// The same disk as another LUN of a target that is there.
+absl::Status add_scsi_lun(const std::string& wwpn, uint16_t lun);
+
 }  // namespace vhost::testing
 
 #endif  // TESTS_GUEST_SCSI_TARGET_H_

@@ -63,7 +63,7 @@ class ScsiHost {
       : driver_(vm_.context, vm_.dma,
                 make_vhost_scsi_ops({.wwpn = wwpn, .tpgt = 1, .queues = 3}),
                 options(loop_.get())) {}
-  ~ScsiHost() { queue_ = {}; }
+  ~ScsiHost() { let_go(); }
 
   absl::Status start() {
     absl::Status status =
@@ -73,16 +73,35 @@ class ScsiHost {
     }
     if (!status.ok()) return status;
     auto queue = driver_.acquire(ScsiQueues::request(0));
-    if (queue.ok()) queue_ = *std::move(queue);
-    return queue.status();
+    if (!queue.ok()) return queue.status();
+    queue_ = *std::move(queue);
+    auto events = driver_.acquire(ScsiQueues::kEvent);
+    if (events.ok()) events_ = *std::move(events);
+    return events.status();
   }
   absl::Status stop() {
-    queue_ = {};
+    let_go();
     const auto stopped =
         driver_.stop(VirtioDriver::StopMode::kDrain, kPatience);
     return stopped.ok() ? stopped->status : stopped.status();
   }
   VirtioDriver& driver() { return driver_; }
+
+  // Gives the host a buffer for an event.
+  void await_event() {
+    event_ = vm_.dma.allocate(sizeof(virtio_scsi_event)).value();
+    auto request = events_.ring().begin(1, 7);
+    EXPECT_TRUE(
+        request.add_writable(event_.gpa(), sizeof(virtio_scsi_event)).ok());
+    EXPECT_TRUE(request.submit().ok());
+    EXPECT_TRUE(events_.kick().ok());
+  }
+  std::optional<virtio_scsi_event> event() {
+    virtio_scsi_event out;
+    if (!completed(events_)) return std::nullopt;
+    std::memcpy(&out, event_.data(), sizeof(out));
+    return out;
+  }
 
   // One command to LUN 0 of `target`; `out` goes to the disk, `in` bytes come.
   std::optional<Answer> run(uint8_t target, const Command& command,
@@ -119,7 +138,7 @@ class ScsiHost {
     }
     EXPECT_TRUE(request.submit().ok());
     EXPECT_TRUE(queue_.kick().ok());
-    if (!completed()) return std::nullopt;
+    if (!completed(queue_)) return std::nullopt;
     std::memcpy(&response, memory.data() + at_response, sizeof(response));
     const std::byte* const data = memory.data() + at_in;
     return Answer{response.response, response.status, {data, data + in}};
@@ -134,11 +153,15 @@ class ScsiHost {
     out.own_loop = loop;
     return out;
   }
-  bool completed() {
+  void let_go() {
+    queue_ = {};
+    events_ = {};
+  }
+  static bool completed(QueueHandle& queue) {
     const MonotonicTime deadline = std::chrono::steady_clock::now() + kPatience;
     std::array<RingCompletion, 1> done;
     while (std::chrono::steady_clock::now() < deadline) {
-      const auto count = queue_.ring().poll(done);
+      const auto count = queue.ring().poll(done);
       if (!count.ok()) return false;
       if (*count == 1) return done[0].cookie == 7;
       std::this_thread::yield();
@@ -151,6 +174,8 @@ class ScsiHost {
   TestVm vm_{*loop_};
   VirtioDriver driver_;
   QueueHandle queue_;
+  QueueHandle events_;
+  DmaBuffer event_;
 };
 
 class KernelScsi : public ::testing::Test {
@@ -218,6 +243,21 @@ TEST_F(KernelScsi, SaysThatThereIsNoSuchTarget) {
   ASSERT_TRUE(inquiry.has_value());
   EXPECT_EQ(inquiry->response, VIRTIO_SCSI_S_BAD_TARGET);
   EXPECT_TRUE(host.stop().ok());
+}
+
+TEST_F(KernelScsi, TellsTheGuestOfALunThatComes) {
+  ScsiHost host(kWwpn);
+  ASSERT_TRUE(host.start().ok());
+  ASSERT_TRUE(host.driver().has(kScsiFeatureHotplug));
+  host.await_event();
+  const absl::Status added = add_scsi_lun(kWwpn, 5);
+  ASSERT_TRUE(added.ok()) << added;
+  const auto event = host.event();
+  ASSERT_TRUE(event.has_value());
+  EXPECT_EQ(event->event, VIRTIO_SCSI_T_TRANSPORT_RESET);
+  EXPECT_EQ(event->reason, VIRTIO_SCSI_EVT_RESET_RESCAN);
+  EXPECT_EQ(event->lun[1], kTarget);
+  EXPECT_EQ(event->lun[3], 5u);
 }
 
 TEST_F(KernelScsi, NamesAnEndpointThatIsNotThere) {

@@ -27,13 +27,13 @@ namespace {
 
 using ::testing::HasSubstr;
 
-constexpr uint64_t kCid = 77;
+constexpr unsigned kCid = 77;
 constexpr size_t kMiB = 1 << 20;
 
-sockaddr_vm address_of(uint64_t cid, uint32_t port) {
+sockaddr_vm address_of(unsigned cid, uint32_t port) {
   sockaddr_vm out = {};
   out.svm_family = AF_VSOCK;
-  out.svm_cid = static_cast<unsigned>(cid);
+  out.svm_cid = cid;
   out.svm_port = port;
   return out;
 }
@@ -56,7 +56,7 @@ class HostSocket {
     return HostSocket(::accept4(fd_.get(), nullptr, nullptr, SOCK_CLOEXEC));
   }
   // 0 or the errno.
-  int connect(uint64_t cid, uint32_t port) const {
+  int connect(unsigned cid, uint32_t port) const {
     const sockaddr_vm address = address_of(cid, port);
     return ::connect(fd_.get(), cast(address), sizeof(address)) == 0 ? 0
                                                                      : errno;

@@ -255,7 +255,8 @@ TEST_F(VsockMaliceTest, ADeviceThatScribblesHurtsNothing) {
     client = nullptr;
     driver = nullptr;
     make_client();
-    std::mt19937 random(seed);
+    std::mt19937 engine(seed);
+    const auto random = [&engine] { return static_cast<uint32_t>(engine()); };
     ASSERT_TRUE(client->listen(9).ok());
     for (int step = 0; step < 60 && client->status().ok(); ++step) {
       if (!receive->has_available()) break;
@@ -263,11 +264,11 @@ TEST_F(VsockMaliceTest, ADeviceThatScribblesHurtsNothing) {
                                      random() % 3 == 0 ? random() % 90 : 0);
       header.source.port = random() % 2;
       header.flags = random() % 8;
-      header.buffer_size = static_cast<uint32_t>(random());
+      header.buffer_size = random();
       if (random() % 4 == 0) header.forwarded = random() % 100;
       const bool lies = random() % 32 == 0;
       deliver(header,
-              lies ? static_cast<uint32_t>(random() % (kBufferSize + 2))
+              lies ? random() % (kBufferSize + 2)
                    : static_cast<uint32_t>(kVsockHeaderSize) + header.length);
       client->poll();
       while (sent().has_value()) continue;
