@@ -278,6 +278,7 @@ class VhostDev::Impl final : public BackendSink,
   Task take_back(std::vector<QueueIndex> queues, MonotonicTime deadline);
   Task put_to_rest();
   Task drain(std::vector<QueueIndex> queues, MonotonicTime deadline);
+  absl::Status check_positions(const std::vector<QueueIndex>& queues);
   void forget_positions();
 
   absl::Status note_harvest(const std::vector<QueueIndex>& queues,

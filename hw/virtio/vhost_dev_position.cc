@@ -33,6 +33,13 @@ constexpr uint32_t packed_distance(uint32_t num, uint16_t avail,
 static_assert(packed_distance(256, 0x8000 | 5, 0x8000 | 2) == 3);
 static_assert(packed_distance(256, 1, 0x8000 | 255) == 2);
 
+// Whether the i-th ring is stopped for certain, and where is not known: a
+// device that cannot be suspended was reset.
+bool stopped_somewhere(const BatchResult& result, size_t i) {
+  return result.status.ok() && i < result.bases.size() &&
+         !result.bases[i].has_value();
+}
+
 absl::Status not_drained(QueueIndex vq, uint32_t requests) {
   return absl::FailedPreconditionError(
       absl::StrCat("vq ", to_int(vq), ": ", requests, " requests not drained"));
@@ -121,6 +128,11 @@ absl::Status VhostDev::Impl::note_harvest(const std::vector<QueueIndex>& queues,
   absl::Status status;
   for (size_t i = 0; i < queues.size(); ++i) {
     Queue& queue = *find(queues[i]);
+    if (stopped_somewhere(result, i)) {
+      queue.started = false;
+      lose_position(queue);
+      continue;
+    }
     if (i >= result.bases.size() || !result.bases[i].has_value()) {
       status.Update(absl::AbortedError(
           absl::StrCat("vq ", to_int(queue.index), ": no position")));
@@ -273,6 +285,22 @@ absl::StatusOr<VringBase> VhostDev::Impl::resolve_position(
     return VringBase{*used};
   }
   return unknown;
+}
+
+// Whether `queues`, which were stopped, can go on from somewhere.
+absl::Status VhostDev::Impl::check_positions(
+    const std::vector<QueueIndex>& queues) {
+  absl::Status status;
+  for (const QueueIndex vq : queues) {
+    const Queue& queue = *find(vq);
+    if (queue.position != Position::kLost) continue;
+    Planned again;
+    again.setup = queue.ring;
+    again.iotlb = queue.iotlb;
+    status.Update(annotate(resolve_position(queue, again).status(),
+                           absl::StrCat("vq ", to_int(vq))));
+  }
+  return status;
 }
 
 void VhostDev::Impl::forget_positions() {

@@ -83,8 +83,12 @@ Task VhostDev::Impl::stop_task(StopReason reason) {
     status = co_await drained;
   } else {
     status = life_.move_to(DeviceState::kStopping);
-    Task back = take_back(started_queues(), deadline);
+    const std::vector<QueueIndex> stopped = started_queues();
+    Task back = take_back(stopped, deadline);
     if (status.ok()) status = co_await back;
+    if (status.ok() && !forgets_positions(reason)) {
+      status = check_positions(stopped);
+    }
     if (state() != DeviceState::kBroken) {
       Task rest = put_to_rest();
       absl::Status rested = co_await rest;
@@ -174,7 +178,12 @@ Task VhostDev::Impl::take_back(std::vector<QueueIndex> queues,
     for (const QueueIndex vq : queues) find(vq)->position = Position::kLost;
     co_return annotate(suspended, "positions are not known");
   }
-  Task drained = drain(std::move(queues), deadline);
+  // One whose position is not known was reset: nothing is left to wait for.
+  std::vector<QueueIndex> told;
+  for (size_t i = 0; i < queues.size(); ++i) {
+    if (stopped.bases[i].has_value()) told.push_back(queues[i]);
+  }
+  Task drained = drain(std::move(told), deadline);
   status = co_await drained;
   co_return status;
 }

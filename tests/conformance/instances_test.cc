@@ -133,8 +133,10 @@ class KernelScsiInstance final : public KernelInstance {
 
 class VdpaInstance final : public ConformanceBackend {
  public:
-  explicit VdpaInstance(uint64_t more_backend_features = 0) {
+  explicit VdpaInstance(uint64_t more_backend_features = 0,
+                        uint64_t less_backend_features = 0) {
     device_.backend_features |= more_backend_features;
+    device_.backend_features &= ~less_backend_features;
   }
 
   std::unique_ptr<VhostOps> connect() override {
@@ -179,7 +181,9 @@ INSTANTIATE_TEST_SUITE_P(
         factory<KernelScsiInstance>("KernelScsi"),
         factory<VdpaInstance>("Vdpa"),
         // IOTLB_PERSIST: mappings outlive a reset.
-        factory<VdpaInstance>("VdpaPersist", uint64_t{1} << 8)),
+        factory<VdpaInstance>("VdpaPersist", uint64_t{1} << 8),
+        // No SUSPEND: a stop is a reset.
+        factory<VdpaInstance>("VdpaNoSuspend", uint64_t{0}, uint64_t{1} << 4)),
     factory_name);
 
 }  // namespace

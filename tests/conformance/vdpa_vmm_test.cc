@@ -155,6 +155,53 @@ TEST_F(VdpaVmm, CannotBeMigratedAndSaysWhy) {
   EXPECT_THAT(dev_->migration_blockers(), SizeIs(1));
 }
 
+// Without SUSPEND a stop is a reset, after which the used index has the word.
+class VdpaWithoutSuspend : public VdpaVmm {
+ protected:
+  VdpaWithoutSuspend() {
+    device_.backend_features &= ~(uint64_t{1} << kVdpaSuspend);
+  }
+  void offer(uint16_t available, uint16_t used) {
+    const VirtqueueConfig ring = guest_.queue(QueueIndex{0});
+    ASSERT_TRUE(set_avail_index(memory_, ring, available));
+    ASSERT_TRUE(set_used_index(memory_, ring, used));
+  }
+};
+
+TEST_F(VdpaWithoutSuspend, ADrainedRingGoesOnWhereItStood) {
+  ASSERT_EQ(start(), absl::OkStatus());
+  offer(7, 7);
+  ASSERT_EQ(stop(), absl::OkStatus());
+  EXPECT_EQ(dev_->state(), DeviceState::kReady);
+  EXPECT_EQ(dev_->queue_base(QueueIndex{0}), VringBase{7});
+  ASSERT_EQ(dev_->run([this](Completion done) { dev_->start(std::move(done)); },
+                      kLimit),
+            absl::OkStatus());
+  EXPECT_EQ(device_.rings[0].base, 7u);
+}
+
+TEST_F(VdpaWithoutSuspend, RequestsInFlightLoseThePosition) {
+  ASSERT_EQ(start(), absl::OkStatus());
+  offer(7, 5);
+  const absl::Status stopped = stop();
+  EXPECT_EQ(stopped.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(stopped.message()), HasSubstr("vq 0: its position"));
+  EXPECT_EQ(dev_->state(), DeviceState::kReady);
+  EXPECT_FALSE(device_.running(0));
+}
+
+TEST_F(VdpaWithoutSuspend, AGuestResetNeedsNoPosition) {
+  ASSERT_EQ(start(), absl::OkStatus());
+  offer(7, 5);
+  EXPECT_EQ(dev_->run(
+                [this](Completion done) {
+                  dev_->stop(StopReason::kGuestReset, std::move(done));
+                },
+                kLimit),
+            absl::OkStatus());
+  EXPECT_EQ(dev_->queue_base(QueueIndex{0}), VringBase{0});
+}
+
 TEST_F(VdpaVmm, HearsThatItsDeviceIsGone) {
   ASSERT_EQ(start(), absl::OkStatus());
   device_.planned.fail(VHOST_VDPA_SUSPEND, ENODEV);
