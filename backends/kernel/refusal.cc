@@ -108,7 +108,7 @@ constexpr Cause kCauses[] = {
      "a ring is not set, or not in the memory table or the IOTLB"},
     {VHOST_SCSI_SET_ENDPOINT, EEXIST,
      "no such target, or another device has it"},
-    {VHOST_SCSI_SET_ENDPOINT, ENODEV, "no such target"},
+    {VHOST_SCSI_SET_ENDPOINT, ENODEV, "no such target, or it is in use"},
     {VHOST_SCSI_CLEAR_ENDPOINT, ENODEV, "no endpoint is set"},
     {VHOST_SCSI_CLEAR_ENDPOINT, EINVAL, "another endpoint is set"},
     {VHOST_NEW_WORKER, ENOTTY, "workers are since Linux 6.5"},

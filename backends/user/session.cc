@@ -136,6 +136,9 @@ BackendTraits traits_of(const Session& session) {
   out.has_device_state = session.has(kProtocolDeviceState);
   out.has_backend_channel = session.has(kProtocolBackendReq);
   out.has_iotlb = session.offers_iommu();
+  // log_guest_addr would be an IOVA, and back-ends disagree about whether to
+  // translate it.
+  out.logs_behind_iommu = false;
   out.in_band_notifications = session.in_band();
   out.acks_requests = session.acks();
   out.protocol_features = session.protocol;

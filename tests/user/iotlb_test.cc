@@ -37,6 +37,7 @@ Configure two_pages(const Guest& guest) {
 
 TEST(Iotlb, IsOfferedWithAChannelAndAcks) {
   EXPECT_TRUE(ChannelRig().ops->traits().has_iotlb);
+  EXPECT_FALSE(ChannelRig().ops->traits().logs_behind_iommu);
   UserPeer peer;  // No ACCESS_PLATFORM.
   peer.protocol_features = ChannelRig::kProtocol;
   const auto ops = make_vhost_user_ops(peer.address());
