@@ -181,6 +181,12 @@ absl::Status VhostDev::Impl::check_drained(Queue& queue) {
     return annotate(used.status(), absl::StrCat("vq ", to_int(queue.index)));
   }
   const auto left = static_cast<uint16_t>(low_half(queue.base) - *used);
+  if (left > queue.ring.num) {
+    if (queue.position != Position::kFresh) queue.position = Position::kLost;
+    return absl::FailedPreconditionError(absl::StrCat(
+        "vq ", to_int(queue.index), ": used index ", *used, " and position ",
+        low_half(queue.base), " are not of one ring of ", queue.ring.num));
+  }
   queue.undrained = left != 0;
   // What a reset forgot stays forgotten, however long its ring drains.
   if (queue.position != Position::kFresh) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Taking rings back: politely, by force, one by one.
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -195,6 +196,11 @@ Task VhostDev::Impl::drain(std::vector<QueueIndex> queues,
   while (true) {
     const absl::Status status = check_drained(queues);
     if (status.ok() || loop_.now() >= deadline) co_return status;
+    // What is wrong in another way does not get better.
+    const bool waits =
+        std::any_of(queues.begin(), queues.end(),
+                    [this](QueueIndex vq) { return find(vq)->undrained; });
+    if (!waits) co_return status;
     co_await Sleep(runner_, kDrainPoll);
     if (state() == DeviceState::kBroken) co_return broken_status_;
   }

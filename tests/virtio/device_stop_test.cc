@@ -109,6 +109,23 @@ TEST_F(Stop, SaysHowManyRequestsWereNotDrained) {
   EXPECT_EQ(loop.timers(), 0u);
 }
 
+// Regression: 65534 requests were waited for until the limit.
+TEST_F(Stop, AUsedIndexAheadOfThePositionIsNotWaitedFor) {
+  make_running();
+  set_base(kVq0, 2);
+  set_indexes(kVq0, 2, 4);
+  Outcome stopped;
+  dev->stop(StopReason::kVmPause, stopped.completion());
+
+  loop.advance(std::chrono::milliseconds(10));
+
+  EXPECT_EQ(stopped.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(stopped.message(),
+              HasSubstr("vq 0: used index 4 and position 2"));
+  EXPECT_EQ(dev->state(), DeviceState::kReady);
+  EXPECT_EQ(start().code(), absl::StatusCode::kFailedPrecondition);
+}
+
 TEST_F(Stop, ASecondStopLooksAgainAtWhatWasNotDrained) {
   make_running();
   set_base(kVq0, 2);
