@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "vhostdev/cxx20.h"
 
 namespace vhost {
 
