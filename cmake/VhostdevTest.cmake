@@ -39,7 +39,11 @@ endfunction()
 add_library(vhostdev_test_pch OBJECT ${PROJECT_SOURCE_DIR}/tests/pch.cc)
 target_link_libraries(vhostdev_test_pch PRIVATE vhostdev_contract GTest::gmock
                                                 vhostdev_warnings)
-target_compile_options(vhostdev_test_pch PRIVATE -fPIE)
+# Clang would write the time into it, and no compiler cache could find again
+# what was compiled with it.
+target_compile_options(
+  vhostdev_test_pch
+  PRIVATE -fPIE "$<$<CXX_COMPILER_ID:Clang>:SHELL:-Xclang -fno-pch-timestamp>")
 target_precompile_headers(vhostdev_test_pch PRIVATE
                           ${PROJECT_SOURCE_DIR}/tests/pch.h)
 
