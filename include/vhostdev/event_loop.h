@@ -56,7 +56,8 @@ class EventLoop {
   [[nodiscard]] virtual std::unique_ptr<Watch> watch(FdRef fd, IoEvents wanted,
                                                      IoCallback callback) = 0;
 
-  // Runs `callback` once, at `when` or soon after.
+  // Runs `callback` once, at `when` or soon after.  Timers that a late loop
+  // finds overdue together run in any order.
   [[nodiscard]] virtual std::unique_ptr<Timer> timer(MonotonicTime when,
                                                      Callback callback) = 0;
 

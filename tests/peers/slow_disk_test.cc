@@ -8,6 +8,7 @@
 
 #include <memory>
 #include <string>
+#include <thread>
 #include <utility>
 
 #include "tests/peers/daemon.h"
@@ -19,7 +20,9 @@ namespace {
 
 using ::testing::HasSubstr;
 
-constexpr Duration kLatency = std::chrono::milliseconds(500);
+constexpr Duration kLatency = std::chrono::milliseconds(1000);
+// Long enough for the daemon to take requests, which it tells nobody.
+constexpr Duration kTaken = std::chrono::milliseconds(300);
 constexpr uint32_t kRequests = 3;
 
 class SlowDisk : public ::testing::Test {
@@ -45,6 +48,7 @@ class SlowDisk : public ::testing::Test {
       ASSERT_TRUE(disk_->client().submit(request).ok());
     }
     ASSERT_TRUE(disk_->client().kick().ok());
+    std::this_thread::sleep_for(kTaken);
   }
 
   TempDir dir_;
@@ -56,7 +60,7 @@ class SlowDisk : public ::testing::Test {
 TEST_F(SlowDisk, AStopThatDoesNotWaitForRequestsIsFoundUndrained) {
   const MonotonicTime begun = std::chrono::steady_clock::now();
   const auto stopped = disk_->driver().stop(VirtioDriver::StopMode::kCancel,
-                                            std::chrono::seconds(1));
+                                            std::chrono::milliseconds(100));
   const Duration took = std::chrono::steady_clock::now() - begun;
   ASSERT_TRUE(stopped.ok()) << stopped.status();
   EXPECT_EQ(stopped->status.code(), absl::StatusCode::kFailedPrecondition);
