@@ -17,33 +17,6 @@ namespace {
 // readable.
 constexpr int kAnswersAtOnce = 256;
 
-// The part of `entry` around `iova` that lies in one piece of `memory`, with
-// its place in this process; empty: the guest's address is not of memory.
-std::optional<UpdateIotlb> place_in_memory(const IotlbEntry& entry,
-                                           uint64_t iova,
-                                           const MemorySnapshot& memory) {
-  const uint64_t offset = iova - entry.iova;
-  if (entry.access == IotlbAccess::kNone || iova < entry.iova ||
-      offset >= entry.size) {
-    return std::nullopt;
-  }
-  // Neither address may wrap.
-  constexpr uint64_t kMax = std::numeric_limits<uint64_t>::max();
-  if (offset > kMax - entry.gpa) return std::nullopt;
-  const uint64_t length =
-      std::min({entry.size - 1, kMax - entry.gpa, kMax - entry.iova});
-  const MemoryTableEntry* piece = memory.find(entry.gpa + offset, 1);
-  if (piece == nullptr) return std::nullopt;
-  const uint64_t first = std::max(entry.gpa, piece->gpa);
-  const uint64_t last =
-      std::min(entry.gpa + length, piece->gpa + (piece->size - 1));
-  return UpdateIotlb{.entry = {.iova = entry.iova + (first - entry.gpa),
-                               .size = last - first + 1,
-                               .gpa = first,
-                               .access = entry.access},
-                     .user = piece->user + (first - piece->gpa)};
-}
-
 bool overlap(uint64_t a, uint64_t a_size, uint64_t b, uint64_t b_size) {
   return a_size != 0 && b_size != 0 && a <= b + (b_size - 1) &&
          b <= a + (a_size - 1);
@@ -82,7 +55,7 @@ absl::Status VhostKernelOps::answer_miss(KernelDevice& device,
   if (!entry.ok() || alive.expired()) return absl::OkStatus();
   std::optional<UpdateIotlb> update;
   if (memory_ != nullptr) {
-    update = place_in_memory(*entry, request.iova, *memory_);
+    update = place_translation(*entry, request.iova, request.access, *memory_);
   }
   if (!update.has_value()) {
     services.iotlb_access_failed(request.iova, request.access);

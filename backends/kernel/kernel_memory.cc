@@ -15,7 +15,7 @@
 
 namespace vhost {
 
-void VhostKernelOps::run(const UpdateMemory& verb, Steps& steps) {
+void VhostKernelOps::run(const UpdateMemory& verb, BatchSteps& steps) {
   steps.add({.kind = StepKind::kMemoryTable},
             set_memory(verb.diff, MayBeEmpty::kYes));
 }
@@ -94,7 +94,7 @@ void VhostKernelOps::kick_started() {
   }
 }
 
-void VhostKernelOps::run(const SetLog& verb, Steps& steps) {
+void VhostKernelOps::run(const SetLog& verb, BatchSteps& steps) {
   steps.add({.kind = StepKind::kLog}, set_log(verb.log));
 }
 

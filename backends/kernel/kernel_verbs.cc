@@ -14,7 +14,7 @@
 
 namespace vhost {
 
-void VhostKernelOps::refuse(absl::string_view verb, Steps& steps) const {
+void VhostKernelOps::refuse(absl::string_view verb, BatchSteps& steps) const {
   steps.add({}, absl::UnimplementedError(
                     absl::StrCat(layout_.label, " has no ", verb)));
 }
@@ -23,7 +23,7 @@ void VhostKernelOps::refuse(absl::string_view verb, Steps& steps) const {
 // Features
 // ---------------------------------------------------------------------------
 
-void VhostKernelOps::run(const SetFeatures& verb, Steps& steps) {
+void VhostKernelOps::run(const SetFeatures& verb, BatchSteps& steps) {
   steps.add({}, set_features(verb));
 }
 
@@ -111,7 +111,7 @@ absl::Status VhostKernelOps::leave_iotlb_mode() {
 // The set-up of rings
 // ---------------------------------------------------------------------------
 
-void VhostKernelOps::run(const Configure& verb, Steps& steps) {
+void VhostKernelOps::run(const Configure& verb, BatchSteps& steps) {
   if (verb.memory.has_value()) {
     const auto empty = verb.queues.empty() ? MayBeEmpty::kYes : MayBeEmpty::kNo;
     steps.add({.kind = StepKind::kMemoryTable},
@@ -139,7 +139,8 @@ void VhostKernelOps::run(const Configure& verb, Steps& steps) {
   for (const UpdateIotlb* update : sent) note_translation(*update);
 }
 
-void VhostKernelOps::configure_queue(const VringSetup& setup, Steps& steps) {
+void VhostKernelOps::configure_queue(const VringSetup& setup,
+                                     BatchSteps& steps) {
   const BackendQueue vq = setup.index;
   if (const absl::Status exists = check_queue(vq); !exists.ok()) {
     steps.add(StepKind::kNum, vq, exists);
@@ -218,13 +219,13 @@ absl::Status VhostKernelOps::set_kick(BackendQueue vq, NotifyRef ref) {
   return absl::OkStatus();
 }
 
-void VhostKernelOps::run(const SetCalls& verb, Steps& steps) {
+void VhostKernelOps::run(const SetCalls& verb, BatchSteps& steps) {
   for (const SetCalls::Queue& queue : verb.queues) {
     steps.add(StepKind::kCall, queue.index, set_call(queue.index, queue.call));
   }
 }
 
-void VhostKernelOps::run(const SetRingLogging& verb, Steps& steps) {
+void VhostKernelOps::run(const SetRingLogging& verb, BatchSteps& steps) {
   for (const VringSetup& setup : verb.queues) {
     steps.add(StepKind::kAddr, setup.index, set_addr(setup));
   }
@@ -234,7 +235,7 @@ void VhostKernelOps::run(const SetRingLogging& verb, Steps& steps) {
 // Going and stopping
 // ---------------------------------------------------------------------------
 
-void VhostKernelOps::run(const Go& verb, Steps& steps) {
+void VhostKernelOps::run(const Go& verb, BatchSteps& steps) {
   for (const Go::Queue& queue : verb.queues) {
     steps.add(StepKind::kKick, queue.index, set_kick(queue.index, queue.kick));
   }
@@ -242,25 +243,25 @@ void VhostKernelOps::run(const Go& verb, Steps& steps) {
 }
 
 // There is no status to set.
-void VhostKernelOps::run(const DriverOk&, Steps& steps) {
+void VhostKernelOps::run(const DriverOk&, BatchSteps& steps) {
   steps.add({}, absl::OkStatus());
 }
 
-void VhostKernelOps::run(const ResetStatus&, Steps& steps) {
+void VhostKernelOps::run(const ResetStatus&, BatchSteps& steps) {
   steps.add({}, absl::OkStatus());
 }
 
-void VhostKernelOps::run(const Quiesce& verb, Steps& steps) {
+void VhostKernelOps::run(const Quiesce& verb, BatchSteps& steps) {
   halt(verb, steps);
 }
 
-void VhostKernelOps::run(const Resume&, Steps& steps) { resume(steps); }
+void VhostKernelOps::run(const Resume&, BatchSteps& steps) { resume(steps); }
 
-void VhostKernelOps::run(const SetQueuesEnabled& verb, Steps& steps) {
+void VhostKernelOps::run(const SetQueuesEnabled& verb, BatchSteps& steps) {
   enable(verb, steps);
 }
 
-void VhostKernelOps::run(const Harvest& verb, Steps& steps) {
+void VhostKernelOps::run(const Harvest& verb, BatchSteps& steps) {
   for (const BackendQueue vq : verb.queues) {
     uint32_t base = 0;
     steps.add(StepKind::kHarvest, vq, harvest(vq, base));
@@ -292,7 +293,7 @@ absl::Status VhostKernelOps::harvest(BackendQueue vq, uint32_t& base) {
 // Others
 // ---------------------------------------------------------------------------
 
-void VhostKernelOps::run(const ResetOwner&, Steps& steps) {
+void VhostKernelOps::run(const ResetOwner&, BatchSteps& steps) {
   absl::Status status;
   Offer offer;  // As before.
   for (size_t i = 0; status.ok() && i < devices_.size(); ++i) {
@@ -317,11 +318,11 @@ void VhostKernelOps::run(const ResetOwner&, Steps& steps) {
   steps.add({}, annotate(status, layout_.label));
 }
 
-void VhostKernelOps::run(const SetGuestCid& verb, Steps& steps) {
+void VhostKernelOps::run(const SetGuestCid& verb, BatchSteps& steps) {
   steps.add({}, set_guest_cid(verb.cid));
 }
 
-void VhostKernelOps::run(const UpdateIotlb& verb, Steps& steps) {
+void VhostKernelOps::run(const UpdateIotlb& verb, BatchSteps& steps) {
   absl::Status status;
   if (!iommu_) {
     status = absl::FailedPreconditionError(absl::StrCat(

@@ -46,7 +46,7 @@ VhostKernelOps::~VhostKernelOps() = default;
 Pending VhostKernelOps::submit(Verb verb, MonotonicTime deadline,
                                Pending::Done done) {
   static_cast<void>(deadline);  // Nothing here waits.
-  Steps steps;
+  BatchSteps steps;
   const bool opens = std::holds_alternative<Open>(verb);
   if (opens == devices_.empty()) {
     std::visit([&](const auto& asked) { run(asked, steps); }, verb);
@@ -55,7 +55,7 @@ Pending VhostKernelOps::submit(Verb verb, MonotonicTime deadline,
                       layout_.label, opens ? ": already open" : ": closed")));
   }
   const absl::Status why = steps.result.status;
-  const bool lost = !steps.result.unknown.empty();
+  const bool lost = steps.lost();
   if (lost) drop_devices();
   const auto slot = std::make_shared<Pending::Slot>(std::move(done));
   const std::weak_ptr<char> alive = alive_;
@@ -98,7 +98,7 @@ void VhostKernelOps::forget_everything() {
 // Opening
 // ---------------------------------------------------------------------------
 
-void VhostKernelOps::run(const Open&, Steps& steps) {
+void VhostKernelOps::run(const Open&, BatchSteps& steps) {
   const absl::Status opened = open_all();
   if (!opened.ok()) drop_devices();
   // A device that is not there is not lost: nothing was asked of it.
@@ -215,7 +215,7 @@ absl::Status VhostKernelOps::check_queue(BackendQueue vq) const {
       layout_.label, " has no vq ", to_int(vq), ", only ", queues_.size()));
 }
 
-void VhostKernelOps::enable(const SetQueuesEnabled&, Steps& steps) {
+void VhostKernelOps::enable(const SetQueuesEnabled&, BatchSteps& steps) {
   steps.add({}, absl::UnimplementedError(absl::StrCat(
                     layout_.label, ": no single queue can be enabled")));
 }

@@ -14,7 +14,7 @@
 #include "absl/status/status.h"
 #include "backends/kernel/ioctl_seam.h"
 #include "backends/kernel/kernel_device.h"
-#include "backends/kernel/steps.h"
+#include "vhostdev/batch_steps.h"
 #include "vhostdev/vhost_kernel.h"
 #include "vhostdev/vhost_ops.h"
 
@@ -70,14 +70,14 @@ class VhostKernelOps : public VhostOps {
     return features;
   }
   // The rings are kicked: they begin to be served, where enabled.
-  virtual void set_going(const Go& verb, Steps& steps) = 0;
-  virtual void halt(const Quiesce& verb, Steps& steps) = 0;
+  virtual void set_going(const Go& verb, BatchSteps& steps) = 0;
+  virtual void halt(const Quiesce& verb, BatchSteps& steps) = 0;
   // `vq` is not served any more when it returns: its base does not move.
   virtual absl::Status halt_for_harvest(BackendQueue vq) = 0;
   // `vq` was harvested.
   virtual void forget(BackendQueue vq) = 0;
-  virtual void resume(Steps& steps) = 0;
-  virtual void enable(const SetQueuesEnabled& verb, Steps& steps);
+  virtual void resume(BatchSteps& steps) = 0;
+  virtual void enable(const SetQueuesEnabled& verb, BatchSteps& steps);
   virtual absl::Status set_guest_cid(uint64_t cid);
   // The devices are closed, or forgot all they were told.
   virtual void devices_gone() = 0;
@@ -106,28 +106,28 @@ class VhostKernelOps : public VhostOps {
   bool behind_iommu() const { return iommu_; }
 
  private:
-  void run(const Open& verb, Steps& steps);
-  void run(const SetFeatures& verb, Steps& steps);
-  void run(const Configure& verb, Steps& steps);
-  void run(const Go& verb, Steps& steps);
-  void run(const DriverOk& verb, Steps& steps);
-  void run(const Quiesce& verb, Steps& steps);
-  void run(const Harvest& verb, Steps& steps);
-  void run(const Resume& verb, Steps& steps);
-  void run(const ResetStatus& verb, Steps& steps);
-  void run(const SetQueuesEnabled& verb, Steps& steps);
-  void run(const UpdateMemory& verb, Steps& steps);
-  void run(const SetCalls& verb, Steps& steps);
-  void run(const SetLog& verb, Steps& steps);
-  void run(const SetRingLogging& verb, Steps& steps);
-  void run(const UpdateIotlb& verb, Steps& steps);
-  void run(const ResetOwner& verb, Steps& steps);
-  void run(const SetGuestCid& verb, Steps& steps);
+  void run(const Open& verb, BatchSteps& steps);
+  void run(const SetFeatures& verb, BatchSteps& steps);
+  void run(const Configure& verb, BatchSteps& steps);
+  void run(const Go& verb, BatchSteps& steps);
+  void run(const DriverOk& verb, BatchSteps& steps);
+  void run(const Quiesce& verb, BatchSteps& steps);
+  void run(const Harvest& verb, BatchSteps& steps);
+  void run(const Resume& verb, BatchSteps& steps);
+  void run(const ResetStatus& verb, BatchSteps& steps);
+  void run(const SetQueuesEnabled& verb, BatchSteps& steps);
+  void run(const UpdateMemory& verb, BatchSteps& steps);
+  void run(const SetCalls& verb, BatchSteps& steps);
+  void run(const SetLog& verb, BatchSteps& steps);
+  void run(const SetRingLogging& verb, BatchSteps& steps);
+  void run(const UpdateIotlb& verb, BatchSteps& steps);
+  void run(const ResetOwner& verb, BatchSteps& steps);
+  void run(const SetGuestCid& verb, BatchSteps& steps);
   template <typename Other>
-  void run(const Other& verb, Steps& steps) {
+  void run(const Other& verb, BatchSteps& steps) {
     refuse(verb_name(Verb(verb)), steps);
   }
-  void refuse(absl::string_view verb, Steps& steps) const;
+  void refuse(absl::string_view verb, BatchSteps& steps) const;
 
   // Opening (vhost_kernel_ops.cc).
   absl::Status open_all();
@@ -145,7 +145,7 @@ class VhostKernelOps : public VhostOps {
   // Verbs (kernel_verbs.cc).
   absl::Status set_features(const SetFeatures& verb);
   absl::Status leave_iotlb_mode();
-  void configure_queue(const VringSetup& setup, Steps& steps);
+  void configure_queue(const VringSetup& setup, BatchSteps& steps);
   absl::Status set_addr(const VringSetup& setup);
   absl::Status set_byte_order(const VringSetup& setup);
   absl::StatusOr<int> notifier_fd(NotifyRef ref) const;

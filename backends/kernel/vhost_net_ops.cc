@@ -81,7 +81,7 @@ FeatureSet VhostNetOps::kernel_features(FeatureSet features) const {
   return features.set(kKernelHasHeader, !options_.tap_has_vnet_header);
 }
 
-void VhostNetOps::set_going(const Go& verb, Steps& steps) {
+void VhostNetOps::set_going(const Go& verb, BatchSteps& steps) {
   // ORDER: a queue with its tap attached is served as soon as it is kicked.
   for (const Go::Queue& queue : verb.queues) {
     if (!queue.enabled) continue;
@@ -89,7 +89,7 @@ void VhostNetOps::set_going(const Go& verb, Steps& steps) {
   }
 }
 
-void VhostNetOps::halt(const Quiesce& verb, Steps& steps) {
+void VhostNetOps::halt(const Quiesce& verb, BatchSteps& steps) {
   for (const BackendQueue vq : verb.queues) {
     const bool was = has(vq) && taps_[to_int(vq)].attached;
     if (steps.add(StepKind::kDisable, vq, detach_tap(vq))) {
@@ -104,14 +104,14 @@ absl::Status VhostNetOps::halt_for_harvest(BackendQueue vq) {
 
 void VhostNetOps::forget(BackendQueue vq) { taps_[to_int(vq)] = Tap(); }
 
-void VhostNetOps::resume(Steps& steps) {
+void VhostNetOps::resume(BatchSteps& steps) {
   for (uint32_t i = 0; i < taps_.size(); ++i) {
     if (!std::exchange(taps_[i].resume, false)) continue;
     steps.add(StepKind::kEnable, BackendQueue{i}, attach_tap(BackendQueue{i}));
   }
 }
 
-void VhostNetOps::enable(const SetQueuesEnabled& verb, Steps& steps) {
+void VhostNetOps::enable(const SetQueuesEnabled& verb, BatchSteps& steps) {
   for (const SetQueuesEnabled::Queue& queue : verb.queues) {
     const BackendQueue vq = queue.index;
     if (queue.enabled) {

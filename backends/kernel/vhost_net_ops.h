@@ -24,12 +24,12 @@ class VhostNetOps final : public VhostKernelOps {
   absl::Status prepare(KernelDevice& device) override;
   absl::Status choose_features(FeatureSet& offered) override;
   FeatureSet kernel_features(FeatureSet features) const override;
-  void set_going(const Go& verb, Steps& steps) override;
-  void halt(const Quiesce& verb, Steps& steps) override;
+  void set_going(const Go& verb, BatchSteps& steps) override;
+  void halt(const Quiesce& verb, BatchSteps& steps) override;
   absl::Status halt_for_harvest(BackendQueue vq) override;
   void forget(BackendQueue vq) override;
-  void resume(Steps& steps) override;
-  void enable(const SetQueuesEnabled& verb, Steps& steps) override;
+  void resume(BatchSteps& steps) override;
+  void enable(const SetQueuesEnabled& verb, BatchSteps& steps) override;
   void devices_gone() override;
 
   absl::Status attach_tap(BackendQueue vq);

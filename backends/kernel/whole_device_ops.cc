@@ -45,7 +45,7 @@ absl::Status WholeDeviceOps::halt_now() {
   return absl::OkStatus();
 }
 
-void WholeDeviceOps::set_going(const Go& verb, Steps& steps) {
+void WholeDeviceOps::set_going(const Go& verb, BatchSteps& steps) {
   // ORDER: all rings before any is served.
   const absl::Status kicked = steps.result.status;
   const absl::Status going =
@@ -58,7 +58,7 @@ void WholeDeviceOps::set_going(const Go& verb, Steps& steps) {
   }
 }
 
-void WholeDeviceOps::halt(const Quiesce& verb, Steps& steps) {
+void WholeDeviceOps::halt(const Quiesce& verb, BatchSteps& steps) {
   const bool was = going_;
   const absl::Status halted = halt_now();
   if (halted.ok() && was) resume_ = true;
@@ -72,7 +72,7 @@ absl::Status WholeDeviceOps::halt_for_harvest(BackendQueue) {
   return halt_now();
 }
 
-void WholeDeviceOps::resume(Steps& steps) {
+void WholeDeviceOps::resume(BatchSteps& steps) {
   if (!std::exchange(resume_, false)) return;
   steps.add({}, run_now());
 }

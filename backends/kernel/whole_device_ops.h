@@ -21,11 +21,11 @@ class WholeDeviceOps : public VhostKernelOps {
   absl::Status choose_features(FeatureSet& offered) override;
 
  private:
-  void set_going(const Go& verb, Steps& steps) final;
-  void halt(const Quiesce& verb, Steps& steps) final;
+  void set_going(const Go& verb, BatchSteps& steps) final;
+  void halt(const Quiesce& verb, BatchSteps& steps) final;
   absl::Status halt_for_harvest(BackendQueue vq) final;
   void forget(BackendQueue) final {}
-  void resume(Steps& steps) final;
+  void resume(BatchSteps& steps) final;
   void devices_gone() final;
 
   absl::Status run_now();

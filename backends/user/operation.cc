@@ -109,6 +109,27 @@ void Operation::refuse(uint32_t number, const absl::Status& why) {
   if (number < steps_.size()) steps_[number].refused = true;
 }
 
+void Operation::note_memory(std::shared_ptr<const MemorySnapshot>& table,
+                            std::set<uint64_t>& lacks) const {
+  if (memory == nullptr) return;
+  for (const Progress& progress : steps_) {
+    const StepKind kind = progress.step.kind;
+    if (kind == StepKind::kMemoryTable) {
+      if (progress.refused) return;
+      lacks.clear();
+    } else if (kind == StepKind::kMemoryAdd &&
+               progress.step.index < memory_added.size()) {
+      const uint64_t gpa = memory_added[progress.step.index];
+      if (progress.refused) {
+        lacks.insert(gpa);
+      } else {
+        lacks.erase(gpa);
+      }
+    }
+  }
+  table = memory;
+}
+
 BatchResult Operation::take_result() {
   result.status = refusal_;
   if (refusal_.ok()) return std::move(result);

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <set>
 #include <span>
 #include <vector>
 
@@ -52,6 +53,7 @@ class Operation {
 
   // The table that the back-end has if all steps are applied.
   std::shared_ptr<const MemorySnapshot> memory;
+  std::vector<uint64_t> memory_added;  // Guest addresses, by step.
 
   // A request for `step` is about to be sent; the number to refuse it by.  Two
   // requests for one address or one whole-device step share a number.
@@ -60,6 +62,12 @@ class Operation {
   // The back-end said no to a step.
   void refuse(uint32_t number, const absl::Status& why);
   bool refused() const { return !refusal_.ok(); }
+
+  // Once the fence was answered: brings `table`, which the back-end has but for
+  // the entries at `lacks`, up to date.  One that it refused to remove counts
+  // as gone.
+  void note_memory(std::shared_ptr<const MemorySnapshot>& table,
+                   std::set<uint64_t>& lacks) const;
 
   // The result once the fence was answered: all steps are applied or refused.
   BatchResult take_result();

@@ -5,6 +5,7 @@
 #include <bitset>
 #include <cstdint>
 #include <memory>
+#include <set>
 
 #include "absl/status/statusor.h"
 #include "backends/user/message_table.h"
@@ -29,6 +30,8 @@ struct Session {
   // What the back-end was told and confirmed; only kept where translations may
   // be asked for.
   std::shared_ptr<const MemorySnapshot> memory;
+  // Guest addresses of entries of it that the back-end refused.
+  std::set<uint64_t> lacks;
   // Queues that were told a call or an error notifier, or to poll: no message
   // takes that back, so they are not notified in band any more.
   std::bitset<kMaxUserQueues> told_call;

@@ -85,6 +85,9 @@ void encode_memory(const MemoryDiff& diff, const Session& session,
     encode_table(diff, session, batch);
   }
   batch.operation().memory = diff.after;
+  for (const MemoryTableEntry& entry : diff.added) {
+    batch.operation().memory_added.push_back(entry.gpa);
+  }
 }
 
 absl::Status encode(const UpdateMemory& verb, const Session& session,

@@ -134,9 +134,8 @@ void VhostUserOps::complete_front() {
   if (operation.is_translation) --translations_;
   // Kept from before the guest accepts ACCESS_PLATFORM: the memory of a start
   // is only what changed since the one before.
-  if (!operation.refused() && operation.memory != nullptr &&
-      session_.offers_iommu()) {
-    session_.memory = operation.memory;
+  if (session_.offers_iommu()) {
+    operation.note_memory(session_.memory, session_.lacks);
   }
   BatchResult result = operation.take_result();
   deliver(std::move(operation), std::move(result));
@@ -333,31 +332,21 @@ const MemorySnapshot* VhostUserOps::told_memory() const {
 
 absl::StatusOr<UpdateIotlb> VhostUserOps::translate(uint64_t iova,
                                                     IotlbAccess access) {
-  absl::StatusOr<IotlbEntry> entry = services().translate(iova, access);
+  const absl::StatusOr<IotlbEntry> entry = services().translate(iova, access);
   if (!entry.ok()) return entry.status();
-  if (iova < entry->iova || iova - entry->iova >= entry->size ||
-      entry->access == IotlbAccess::kNone) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("no translation of iova 0x", absl::Hex(iova)));
-  }
-  const uint64_t gpa = entry->gpa + (iova - entry->iova);
   const MemorySnapshot* told = told_memory();
+  std::optional<UpdateIotlb> update;
+  if (told != nullptr) update = place_translation(*entry, iova, access, *told);
+  // Of a table that was taken in part.
   const MemoryTableEntry* memory =
-      told != nullptr ? told->find(gpa, 1) : nullptr;
-  if (memory == nullptr) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("iova 0x", absl::Hex(iova), " is at 0x", absl::Hex(gpa),
-                     ", which the back-end does not have"));
+      update.has_value() ? told->find(update->entry.gpa, 1) : nullptr;
+  if (memory == nullptr || session_.lacks.contains(memory->gpa)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "iova 0x", absl::Hex(iova),
+        ": its translation does not allow it, or is not of memory that the "
+        "back-end has"));
   }
-  // As much of it, around what was asked for, as lies in this memory.
-  const uint64_t before = std::min(gpa - entry->gpa, gpa - memory->gpa);
-  const uint64_t behind = std::min(entry->size - (gpa - entry->gpa),
-                                   memory->size - (gpa - memory->gpa));
-  entry->iova = iova - before;
-  entry->gpa = gpa - before;
-  entry->size = before + behind;
-  return UpdateIotlb{.entry = *entry,
-                     .user = memory->user + (entry->gpa - memory->gpa)};
+  return *update;
 }
 
 absl::Status VhostUserOps::on_iotlb_miss(uint64_t iova, IotlbAccess access) {

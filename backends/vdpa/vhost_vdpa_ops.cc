@@ -39,6 +39,12 @@ absl::Status config_access(size_t size) {
       absl::StrCat("configuration space: access of ", size, " bytes"));
 }
 
+// What became of a step of `vq`.
+bool note(BatchSteps& steps, StepKind kind, BackendQueue vq,
+          const absl::Status& status) {
+  return steps.add(kind, vq, annotate(status, absl::StrCat("vq ", to_int(vq))));
+}
+
 }  // namespace
 
 VhostVdpaOps::VhostVdpaOps(VhostVdpaOptions options, VdpaFileOpener open)
@@ -57,7 +63,7 @@ VhostVdpaOps::~VhostVdpaOps() = default;
 Pending VhostVdpaOps::submit(Verb verb, MonotonicTime deadline,
                              Pending::Done done) {
   static_cast<void>(deadline);  // A system call cannot be given up.
-  VdpaSteps steps;
+  BatchSteps steps;
   const bool opens = std::holds_alternative<Open>(verb);
   if (opens == (device_ == nullptr)) {
     std::visit([&](const auto& asked) { run(asked, steps); }, verb);
@@ -108,11 +114,11 @@ std::unique_ptr<VhostOps> make_vhost_vdpa_ops(VhostVdpaOptions options) {
 // ---------------------------------------------------------------------------
 
 template <typename Other>
-void VhostVdpaOps::run(const Other& verb, VdpaSteps& steps) {
+void VhostVdpaOps::run(const Other& verb, BatchSteps& steps) {
   steps.add({}, absl::UnimplementedError(verb_name(verb)));
 }
 
-void VhostVdpaOps::run(const Open& verb, VdpaSteps& steps) {
+void VhostVdpaOps::run(const Open& verb, BatchSteps& steps) {
   absl::Status status = open_device();
   if (status.ok() && verb.config_size != 0) {
     status = read_config(0, verb.config_size, steps.result.bytes);
@@ -152,7 +158,7 @@ void VhostVdpaOps::forget_queues() {
   bases_lost_ = false;
 }
 
-void VhostVdpaOps::run(const SetFeatures& verb, VdpaSteps& steps) {
+void VhostVdpaOps::run(const SetFeatures& verb, BatchSteps& steps) {
   steps.add({}, set_features(verb.features));
 }
 
@@ -171,11 +177,11 @@ absl::Status VhostVdpaOps::set_features(FeatureSet features) {
   return device_->accept_features((features & device_->info().features).low());
 }
 
-void VhostVdpaOps::run(const DriverOk&, VdpaSteps& steps) {
+void VhostVdpaOps::run(const DriverOk&, BatchSteps& steps) {
   steps.add({}, device_->driver_ok());
 }
 
-void VhostVdpaOps::run(const Resume&, VdpaSteps& steps) {
+void VhostVdpaOps::run(const Resume&, BatchSteps& steps) {
   const absl::Status status =
       device_->suspended() ? device_->resume()
                            : absl::FailedPreconditionError("not suspended");
@@ -187,19 +193,19 @@ void VhostVdpaOps::run(const Resume&, VdpaSteps& steps) {
 
 absl::Status VhostVdpaOps::reset() { return device_->reset(); }
 
-void VhostVdpaOps::run(const ResetStatus&, VdpaSteps& steps) {
+void VhostVdpaOps::run(const ResetStatus&, BatchSteps& steps) {
   if (steps.add({}, reset())) forget_queues();
 }
 
-void VhostVdpaOps::run(const ResetDevice&, VdpaSteps& steps) {
+void VhostVdpaOps::run(const ResetDevice&, BatchSteps& steps) {
   if (steps.add({}, reset())) forget_queues();
 }
 
-void VhostVdpaOps::run(const UpdateMemory& verb, VdpaSteps& steps) {
+void VhostVdpaOps::run(const UpdateMemory& verb, BatchSteps& steps) {
   change_memory(verb.diff, steps);
 }
 
-void VhostVdpaOps::change_memory(const MemoryDiff& diff, VdpaSteps& steps) {
+void VhostVdpaOps::change_memory(const MemoryDiff& diff, BatchSteps& steps) {
   const VdpaMappings::Outcome out = device_->mappings().change(diff);
   const bool known = out.fate.ok();
   if (!known || !out.again.ok()) steps.add({}, known ? out.again : out.fate);
@@ -236,15 +242,15 @@ absl::Status VhostVdpaOps::write_config(const SetConfig& verb) {
                    uint64_t{verb.offset} + size));
 }
 
-void VhostVdpaOps::run(const GetConfig& verb, VdpaSteps& steps) {
+void VhostVdpaOps::run(const GetConfig& verb, BatchSteps& steps) {
   steps.add({}, read_config(verb.offset, verb.size, steps.result.bytes));
 }
 
-void VhostVdpaOps::run(const SetConfig& verb, VdpaSteps& steps) {
+void VhostVdpaOps::run(const SetConfig& verb, BatchSteps& steps) {
   steps.add({}, write_config(verb));
 }
 
-void VhostVdpaOps::run(const SetConfigCall& verb, VdpaSteps& steps) {
+void VhostVdpaOps::run(const SetConfigCall& verb, BatchSteps& steps) {
   const bool by_fd = verb.call.mode() == NotifyMode::kFd;
   int fd = by_fd ? verb.call.fd().get() : -1;
   steps.add({}, device_->call(VHOST_VDPA_SET_CONFIG_CALL,
@@ -255,7 +261,7 @@ void VhostVdpaOps::run(const SetConfigCall& verb, VdpaSteps& steps) {
 // Phases, each over its queues
 // ---------------------------------------------------------------------------
 
-void VhostVdpaOps::run(const Configure& verb, VdpaSteps& steps) {
+void VhostVdpaOps::run(const Configure& verb, BatchSteps& steps) {
   const MemoryDiff unchanged;
   change_memory(verb.memory.has_value() ? *verb.memory : unchanged, steps);
   if (steps.lost()) return;
@@ -273,72 +279,71 @@ void VhostVdpaOps::run(const Configure& verb, VdpaSteps& steps) {
   }
   for (const VringSetup& setup : verb.queues) {
     const BackendQueue vq = setup.index;
-    steps.add(
-        StepKind::kNum, vq,
-        set_state(vq, VHOST_SET_VRING_NUM, "VHOST_SET_VRING_NUM", setup.num));
-    steps.add(StepKind::kBase, vq, set_base(setup));
-    steps.add(StepKind::kAddr, vq, set_addr(setup));
-    steps.add(StepKind::kCall, vq,
-              set_notifier(vq, VHOST_SET_VRING_CALL, "VHOST_SET_VRING_CALL",
-                           setup.call));
+    note(steps, StepKind::kNum, vq,
+         set_state(vq, VHOST_SET_VRING_NUM, "VHOST_SET_VRING_NUM", setup.num));
+    note(steps, StepKind::kBase, vq, set_base(setup));
+    note(steps, StepKind::kAddr, vq, set_addr(setup));
+    note(steps, StepKind::kCall, vq,
+         set_notifier(vq, VHOST_SET_VRING_CALL, "VHOST_SET_VRING_CALL",
+                      setup.call));
     // A vDPA device has no way to signal an error of one ring.
-    steps.add(StepKind::kErr, vq, absl::OkStatus());
+    note(steps, StepKind::kErr, vq, absl::OkStatus());
   }
 }
 
-void VhostVdpaOps::run(const Go& verb, VdpaSteps& steps) {
+void VhostVdpaOps::run(const Go& verb, BatchSteps& steps) {
   for (const Go::Queue& queue : verb.queues) {
     const absl::Status status = set_notifier(
         queue.index, VHOST_SET_VRING_KICK, "VHOST_SET_VRING_KICK", queue.kick);
-    if (steps.add(StepKind::kKick, queue.index, status)) {
+    if (note(steps, StepKind::kKick, queue.index, status)) {
       queues_[to_int(queue.index)].started = true;
     }
   }
   for (const Go::Queue& queue : verb.queues) {
     if (!queue.enabled) continue;
-    steps.add(StepKind::kEnable, queue.index, enable(queue.index, true));
+    note(steps, StepKind::kEnable, queue.index, enable(queue.index, true));
   }
 }
 
-void VhostVdpaOps::run(const Quiesce& verb, VdpaSteps& steps) {
+void VhostVdpaOps::run(const Quiesce& verb, BatchSteps& steps) {
   // A device stops as a whole.
   const absl::Status status = suspend();
   for (const BackendQueue vq : verb.queues) {
     const absl::Status known = started(vq);
-    steps.add(StepKind::kDisable, vq, known.ok() ? status : known);
+    note(steps, StepKind::kDisable, vq, known.ok() ? status : known);
   }
 }
 
-void VhostVdpaOps::run(const Harvest& verb, VdpaSteps& steps) {
+void VhostVdpaOps::run(const Harvest& verb, BatchSteps& steps) {
   for (const BackendQueue vq : verb.queues) {
     std::optional<VringBase> base;
-    steps.add(StepKind::kHarvest, vq, harvest(vq, base));
+    note(steps, StepKind::kHarvest, vq, harvest(vq, base));
     steps.result.bases.push_back(base);
   }
 }
 
-void VhostVdpaOps::run(const SetQueuesEnabled& verb, VdpaSteps& steps) {
+void VhostVdpaOps::run(const SetQueuesEnabled& verb, BatchSteps& steps) {
   for (const SetQueuesEnabled::Queue& queue : verb.queues) {
-    steps.add(queue.enabled ? StepKind::kEnable : StepKind::kDisable,
-              queue.index, enable(queue.index, queue.enabled));
+    note(steps, queue.enabled ? StepKind::kEnable : StepKind::kDisable,
+         queue.index, enable(queue.index, queue.enabled));
   }
 }
 
-void VhostVdpaOps::run(const SetCalls& verb, VdpaSteps& steps) {
+void VhostVdpaOps::run(const SetCalls& verb, BatchSteps& steps) {
   for (const SetCalls::Queue& queue : verb.queues) {
-    steps.add(StepKind::kCall, queue.index,
-              set_notifier(queue.index, VHOST_SET_VRING_CALL,
-                           "VHOST_SET_VRING_CALL", queue.call));
+    note(steps, StepKind::kCall, queue.index,
+         set_notifier(queue.index, VHOST_SET_VRING_CALL, "VHOST_SET_VRING_CALL",
+                      queue.call));
   }
 }
 
-void VhostVdpaOps::run(const GetHostNotifiers& verb, VdpaSteps& steps) {
+void VhostVdpaOps::run(const GetHostNotifiers& verb, BatchSteps& steps) {
   if (!traits_.has_host_notifiers) {
     steps.add({}, absl::UnimplementedError("the device has no doorbells"));
     return;
   }
   for (const BackendQueue vq : verb.queues) {
-    if (!steps.add(StepKind::kOther, vq, known(vq))) return;
+    if (!note(steps, StepKind::kOther, vq, known(vq))) return;
     steps.result.host_notifiers.push_back(device_->doorbell(to_int(vq)));
   }
 }

@@ -11,7 +11,7 @@
 #include "absl/strings/string_view.h"
 #include "backends/vdpa/vdpa_device.h"
 #include "backends/vdpa/vdpa_file.h"
-#include "backends/vdpa/vdpa_steps.h"
+#include "vhostdev/batch_steps.h"
 #include "vhostdev/vhost_ops.h"
 #include "vhostdev/vhost_vdpa.h"
 
@@ -44,31 +44,31 @@ class VhostVdpaOps final : public VhostOps {
     VringBase base{};        // As configured.
   };
 
-  void run(const Open& verb, VdpaSteps& steps);
-  void run(const SetFeatures& verb, VdpaSteps& steps);
-  void run(const Configure& verb, VdpaSteps& steps);
-  void run(const Go& verb, VdpaSteps& steps);
-  void run(const DriverOk& verb, VdpaSteps& steps);
-  void run(const Quiesce& verb, VdpaSteps& steps);
-  void run(const Harvest& verb, VdpaSteps& steps);
-  void run(const Resume& verb, VdpaSteps& steps);
-  void run(const ResetStatus& verb, VdpaSteps& steps);
-  void run(const ResetDevice& verb, VdpaSteps& steps);
-  void run(const SetQueuesEnabled& verb, VdpaSteps& steps);
-  void run(const UpdateMemory& verb, VdpaSteps& steps);
-  void run(const SetCalls& verb, VdpaSteps& steps);
-  void run(const GetConfig& verb, VdpaSteps& steps);
-  void run(const SetConfig& verb, VdpaSteps& steps);
-  void run(const SetConfigCall& verb, VdpaSteps& steps);
-  void run(const GetHostNotifiers& verb, VdpaSteps& steps);
+  void run(const Open& verb, BatchSteps& steps);
+  void run(const SetFeatures& verb, BatchSteps& steps);
+  void run(const Configure& verb, BatchSteps& steps);
+  void run(const Go& verb, BatchSteps& steps);
+  void run(const DriverOk& verb, BatchSteps& steps);
+  void run(const Quiesce& verb, BatchSteps& steps);
+  void run(const Harvest& verb, BatchSteps& steps);
+  void run(const Resume& verb, BatchSteps& steps);
+  void run(const ResetStatus& verb, BatchSteps& steps);
+  void run(const ResetDevice& verb, BatchSteps& steps);
+  void run(const SetQueuesEnabled& verb, BatchSteps& steps);
+  void run(const UpdateMemory& verb, BatchSteps& steps);
+  void run(const SetCalls& verb, BatchSteps& steps);
+  void run(const GetConfig& verb, BatchSteps& steps);
+  void run(const SetConfig& verb, BatchSteps& steps);
+  void run(const SetConfigCall& verb, BatchSteps& steps);
+  void run(const GetHostNotifiers& verb, BatchSteps& steps);
   template <typename Other>
-  void run(const Other& verb, VdpaSteps& steps);
+  void run(const Other& verb, BatchSteps& steps);
 
   // The whole device.
   absl::Status open_device();
   void note_traits();
   absl::Status set_features(FeatureSet features);
-  void change_memory(const MemoryDiff& diff, VdpaSteps& steps);
+  void change_memory(const MemoryDiff& diff, BatchSteps& steps);
   absl::Status read_config(uint32_t offset, uint32_t size,
                            std::vector<std::byte>& bytes);
   absl::Status write_config(const SetConfig& verb);

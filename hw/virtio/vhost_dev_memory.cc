@@ -107,8 +107,8 @@ absl::Status VhostDev::Impl::check_rings() {
     if (!queue.started) continue;
     absl::Status in_place = check_ring_in_place(queue.ring.addr, view());
     in_place.Update(check_pieces_in_place(queue.iotlb, view()));
-    VHOST_RETURN_IF_ERROR(
-        annotate(in_place, absl::StrCat("vq ", to_int(queue.index))));
+    if (in_place.ok()) continue;
+    return annotate(in_place, absl::StrCat("vq ", to_int(queue.index)));
   }
   return absl::OkStatus();
 }
@@ -145,8 +145,8 @@ absl::Status VhostDev::Impl::check_rings_told(
     if (!queue.started) continue;
     absl::Status told = check_ring_in_table(queue.ring.addr, table);
     told.Update(check_pieces_in_table(queue.iotlb, table));
-    VHOST_RETURN_IF_ERROR(
-        annotate(told, absl::StrCat("vq ", to_int(queue.index))));
+    if (told.ok()) continue;
+    return annotate(told, absl::StrCat("vq ", to_int(queue.index)));
   }
   return absl::OkStatus();
 }

@@ -468,6 +468,20 @@ class VhostOps {
   virtual BackendCounters counters() const { return {}; }
 };
 
+// What a back-end that has `memory` can be told of `entry`, the VMM's answer to
+// a miss of `iova`: the part of it, around `iova`, that lies in one entry of
+// `memory`.  Empty: `entry` does not hold `iova` or not allow `access`, or its
+// address is not of `memory`.
+std::optional<UpdateIotlb> place_translation(const IotlbEntry& entry,
+                                             uint64_t iova, IotlbAccess access,
+                                             const MemorySnapshot& memory);
+
+// Stands for a back-end that was left out of the library: every verb gets
+// not_in_this_build(name).  `kind` is what its traits say.
+std::unique_ptr<VhostOps> make_absent_ops(std::string kind, std::string name);
+// kUnimplemented: "<name> is not part of this build".
+absl::Status not_in_this_build(absl::string_view name);
+
 }  // namespace vhost
 
 #endif  // VHOSTDEV_VHOST_OPS_H_

@@ -20,9 +20,14 @@ fail() {
   echo "$*" >&2
   exit 1
 }
+# not_here WORDS...: there is no kernel to be had here.
+not_here() {
+  echo "$*" >&2
+  exit 2
+}
 
 [[ $(dpkg --print-architecture 2>/dev/null) == amd64 ]] ||
-  fail "the guest's kernel is Debian's for amd64"
+  not_here "the guest's kernel is Debian's for amd64"
 mkdir -p "$1"
 out=$(realpath "$1")
 work=$out/work
@@ -52,7 +57,7 @@ madison() {
 # fetch PACKAGE=VERSION...: into debs.
 fetch() {
   (cd "$work/debs" && apt apt-get download "$@" >../log 2>&1) ||
-    fail "$(apt_cause "$work/log")"
+    not_here "$(apt_cause "$work/log")"
 }
 
 # unpack NAME: the package linux-.. whose file begins so, into root.
@@ -75,11 +80,11 @@ elf_image() {
     fail "${1##*/}: no ELF image in it"
 }
 
-apt apt-get update >"$work/log" 2>&1 || fail "$(apt_cause "$work/log")"
+apt apt-get update >"$work/log" 2>&1 || not_here "$(apt_cause "$work/log")"
 if ! chosen=$(madison | "$here/choose_kernel.sh" "$series" "$flavour" 2>&1); then
   # A mirror that cannot be reached is only a warning to apt-get update.
-  ! grep -q '^[EW]: ' "$work/log" || fail "$(apt_cause "$work/log")"
-  fail "$chosen"
+  ! grep -q '^[EW]: ' "$work/log" || not_here "$(apt_cause "$work/log")"
+  not_here "$chosen"
 fi
 read -r package_version abi image <<<"$chosen"
 version=$abi-$flavour

@@ -22,9 +22,6 @@ def vhostctl(*arguments):
         [RUN, "-m", "vdpa_sim_blk vdpa_sim_net", "-r", "512", "-t", "120",
          VHOSTCTL,
          *arguments], capture_output=True, check=False)
-    if result.returncode == NO_GUEST:
-        sys.stderr.buffer.write(result.stderr)
-        sys.exit(NO_GUEST)
     return result
 
 
@@ -75,4 +72,8 @@ class Vdpa(unittest.TestCase):
 
 if __name__ == "__main__":
     VHOSTCTL = sys.argv.pop(1)
+    prepared = subprocess.run([RUN, "--prepare"], capture_output=True, check=False)
+    if prepared.returncode == NO_GUEST:
+        sys.stderr.buffer.write(prepared.stderr)
+        sys.exit(NO_GUEST)
     unittest.main()

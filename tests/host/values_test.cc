@@ -177,6 +177,18 @@ TEST(VerbName, IsDifferentForEveryVerb) {
   EXPECT_EQ(verb_name(SetGuestCid{}), "SetGuestCid");
 }
 
+TEST(AbsentOps, SaysOfEveryVerbThatItIsNotPartOfTheBuild) {
+  const auto ops = make_absent_ops("vdpa", "vDPA");
+  EXPECT_EQ(ops->traits().kind, "vdpa");
+  std::vector<absl::Status> seen;
+  const auto note = [&seen](BatchResult done) { seen.push_back(done.status); };
+  const Pending open = ops->submit(Open{}, MonotonicTime::max(), note);
+  const Pending go = ops->submit(Go{}, MonotonicTime::max(), note);
+  EXPECT_THAT(seen, ::testing::ElementsAre(not_in_this_build("vDPA"),
+                                           not_in_this_build("vDPA")));
+  EXPECT_TRUE(absl::IsUnimplemented(not_in_this_build("vDPA")));
+}
+
 TEST(Pending, DisarmsTheCompletionWhenDestroyed) {
   bool called = false;
   bool abandoned = false;

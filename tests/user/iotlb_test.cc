@@ -171,6 +171,60 @@ TEST_F(Miss, FindsMemoryThatWasToldToTheGuestBefore) {
   EXPECT_THAT(rig.translations(), SizeIs(1));
 }
 
+// Regression: what was refused beside the memory made it be forgotten.
+TEST_F(Miss, FindsMemoryThatWasTakenThoughARingWasNot) {
+  rig.peer.acks[to_int(Request::kSetVringNum)] = 1;
+  ASSERT_TRUE(absl::IsAborted(rig.run(guest.configure()).status));
+  rig.peer.acks.erase(to_int(Request::kSetVringNum));
+  ASSERT_TRUE(rig.run(guest.configure(false)).status.ok());
+  EXPECT_EQ(ask(Guest::kGpa), 0u);
+  EXPECT_THAT(rig.translations(), SizeIs(1));
+}
+
+TEST_F(Miss, FindsOnlyThoseEntriesOfATableThatWereTaken) {
+  constexpr uint64_t kSecond = Guest::kGpa + 16 * Guest::kSize;
+  const std::vector<MemoryTableEntry> both = {
+      guest.table()[0],
+      testing::entry_at(kSecond, Guest::memory(Guest::kSize))};
+  int seen = 0;
+  rig.peer.instead = [&](const UserPeer::Message& in) {
+    if (in.id != Request::kAddMemReg || ++seen != 2) return ByteVector();
+    return u64_message(to_int(in.id), kReplyFlags, 1);
+  };
+  ASSERT_TRUE(absl::IsAborted(
+      rig.run(UpdateMemory{testing::diff_between({}, both)}).status));
+  EXPECT_EQ(ask(Guest::kGpa), 0u);
+  EXPECT_EQ(ask(kSecond), 1u);
+  // Taken at the second attempt.
+  MemoryDiff again = testing::diff_between({}, both);
+  again.added.erase(again.added.begin());
+  ASSERT_TRUE(rig.run(UpdateMemory{again}).status.ok());
+  EXPECT_EQ(ask(kSecond), 0u);
+}
+
+TEST_F(Miss, WhoseTranslationDoesNotAllowItIsRefused) {
+  ASSERT_TRUE(rig.run(guest.configure()).status.ok());
+  rig.sink.translation = [](uint64_t iova, IotlbAccess) {
+    return IotlbEntry{.iova = iova & ~0xfffull,
+                      .size = 0x1000,
+                      .gpa = Guest::kGpa,
+                      .access = IotlbAccess::kRead};
+  };
+  EXPECT_EQ(ask(Guest::kGpa), 1u);
+  EXPECT_THAT(rig.translations(), IsEmpty());
+}
+
+TEST_F(Miss, WhoseTranslationWrapsIsRefused) {
+  ASSERT_TRUE(rig.run(guest.configure()).status.ok());
+  rig.sink.translation = [](uint64_t, IotlbAccess access) {
+    return IotlbEntry{.iova = 0,
+                      .size = UINT64_MAX,
+                      .gpa = UINT64_MAX - 0xfff,
+                      .access = access};
+  };
+  EXPECT_EQ(ask(Guest::kGpa + 0x1000), 1u);
+}
+
 TEST_F(Miss, InMemoryThatWentAwayIsRefused) {
   ASSERT_TRUE(rig.run(guest.configure()).status.ok());
   ASSERT_TRUE(rig.run(UpdateMemory{testing::diff_between(guest.table(), {})})

@@ -146,7 +146,9 @@ constexpr OptionSpec kTap = {
       return store_path(out.tap, text);
     }};
 constexpr OptionSpec kCid = {
-    "cid", "N", "the guest's context id, from 3 (default: the back-end's)",
+    "cid", "N",
+    "the guest's context id, from 3 (--kernel needs it; --socket: the "
+    "back-end's)",
     [](Options& out, absl::string_view text) {
       return store(out.cid,
                    parse_number(text, kVsockFirstGuestCid, kVsockLastGuestCid));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#ifndef BACKENDS_KERNEL_STEPS_H_
-#define BACKENDS_KERNEL_STEPS_H_
+#ifndef VHOSTDEV_BATCH_STEPS_H_
+#define VHOSTDEV_BATCH_STEPS_H_
 
 #include <utility>
 
@@ -9,15 +9,17 @@
 
 namespace vhost {
 
-// What became of each step of a verb, collected.
-class Steps {
+// Puts a BatchResult together, step by step: for a VhostOps whose requests are
+// answered at once, such as system calls.
+class BatchSteps {
  public:
-  // Whether the step is applied.
+  // Notes what became of `step`; whether it is applied.  The first status that
+  // is not OK is the batch's.  kUnavailable: the device is gone and said
+  // neither yes nor no.
   bool add(Step step, const absl::Status& status) {
     if (status.ok()) {
       result.applied.push_back(step);
     } else {
-      // A device that is gone said neither yes nor no.
       (absl::IsUnavailable(status) ? result.unknown : result.refused)
           .push_back(step);
     }
@@ -28,18 +30,25 @@ class Steps {
     return add({.kind = kind, .index = to_int(vq)}, status);
   }
 
+  // Whether the fate of a step is not known.
+  bool lost() const { return !result.unknown.empty(); }
+
+  // The result as VhostOps promises it: no lists with success, no replies
+  // without.
   BatchResult take() {
     if (result.status.ok()) {
       result.applied.clear();
     } else {
       result.bases.clear();
+      result.bytes.clear();
+      result.host_notifiers.clear();
     }
     return std::move(result);
   }
 
-  BatchResult result;
+  BatchResult result;  // For replies.
 };
 
 }  // namespace vhost
 
-#endif  // BACKENDS_KERNEL_STEPS_H_
+#endif  // VHOSTDEV_BATCH_STEPS_H_
