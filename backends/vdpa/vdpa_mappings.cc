@@ -166,6 +166,10 @@ bool VdpaMappings::bring_back(size_t nth, Change& change) {
     const absl::Status mapped =
         map(limits_.address_spaces[nth], at->first, at->second);
     if (mapped.ok()) continue;
+    if (absl::IsUnavailable(mapped)) {
+      change.out.fate = unknown(mapped);
+      return false;
+    }
     // All or nothing, so that the next attempt maps no range twice.
     change.out.again = annotate(mapped, "map again");
     for (auto undone = mappings_.begin(); undone != at; ++undone) {
@@ -174,7 +178,7 @@ bool VdpaMappings::bring_back(size_t nth, Change& change) {
       if (!unmapped.ok()) change.out.fate.Update(unknown(unmapped));
     }
     for (absl::Status& added : change.out.added) {
-      added.Update(absl::AbortedError("earlier mappings are not there"));
+      added.Update(change.out.again);
     }
     return false;
   }
