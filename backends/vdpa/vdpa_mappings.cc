@@ -239,11 +239,13 @@ void VdpaMappings::settle(Change& change) {
 absl::Status VdpaMappings::take_away() {
   if (taken_away_ || mappings_.empty()) return absl::OkStatus();
   for (const uint32_t asid : limits_.address_spaces) {
-    VHOST_RETURN_IF_ERROR(begin(asid));
-    for (const auto& [iova, mapping] : mappings_) {
-      VHOST_RETURN_IF_ERROR(unmap(asid, iova, mapping));
+    absl::Status status = begin(asid);
+    for (auto at = mappings_.begin(); at != mappings_.end(); ++at) {
+      if (!status.ok()) break;
+      status = unmap(asid, at->first, at->second);
     }
-    VHOST_RETURN_IF_ERROR(end(asid));
+    if (status.ok()) status = end(asid);
+    if (!status.ok()) return unknown(annotate(status, "take away"));
   }
   taken_away_ = true;
   return absl::OkStatus();

@@ -49,6 +49,7 @@ class VdpaMappings {
 
   // After a reset, which may clear the device's own table and leaves the
   // kernel's: only with both empty can the ranges be mapped again.
+  // Errors: kUnavailable  nobody knows what is mapped.
   absl::Status take_away();
   bool taken_away() const { return taken_away_; }
 
