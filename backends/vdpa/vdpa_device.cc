@@ -152,6 +152,16 @@ absl::Status VdpaDevice::resume() {
   return absl::OkStatus();
 }
 
+// ORDER: before the file is closed: closing resets the device only if nobody
+// else, such as a doorbell that was handed out, holds the file.
+void VdpaDevice::abandon() {
+  if (status_ == 0) return;  // Never ours, or stopped.
+  uint8_t zero = 0;
+  // A device that is gone refuses, and has stopped.
+  call(VHOST_VDPA_SET_STATUS, "VHOST_VDPA_SET_STATUS", &zero).IgnoreError();
+  status_ = 0;
+}
+
 std::string VdpaDevice::describe() const {
   std::string out =
       absl::StrCat("vhost-vdpa: status 0x", absl::Hex(status_),

@@ -56,6 +56,8 @@ class VdpaDevice {
   absl::Status suspend();
   absl::Status resume();
   bool suspended() const { return suspended_; }
+  // Stops a device that is about to be closed, or already lost.
+  void abandon();
   // Status 0 and back to ACKNOWLEDGE | DRIVER.  Mappings are taken away unless
   // the device keeps them.
   absl::Status reset();

@@ -58,7 +58,9 @@ VhostVdpaOps::VhostVdpaOps(VhostVdpaOptions options, VdpaFileOpener open)
   traits_.base_after_stop = BaseAfterStop::kNeedsSuspend;
 }
 
-VhostVdpaOps::~VhostVdpaOps() = default;
+VhostVdpaOps::~VhostVdpaOps() {
+  if (device_ != nullptr) device_->abandon();
+}
 
 Pending VhostVdpaOps::submit(Verb verb, MonotonicTime deadline,
                              Pending::Done done) {
@@ -89,6 +91,7 @@ Pending VhostVdpaOps::submit(Verb verb, MonotonicTime deadline,
 
 void VhostVdpaOps::close(const absl::Status& why) {
   if (device_ == nullptr) return;
+  device_->abandon();
   calls_ += device_->calls();
   device_.reset();
   closed_because_ = why;

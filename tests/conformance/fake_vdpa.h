@@ -58,7 +58,8 @@ class FakeVdpa {
   uint32_t address_spaces = 1;
   bool has_doorbells = false;
   bool features_ok_sticks = true;
-  PlannedErrno planned;         // Of requests.
+  bool held = false;     // By somebody else too: closing its file does nothing.
+  PlannedErrno planned;  // Of requests.
   PlannedErrno planned_writes;  // Of messages, by VHOST_IOTLB_*.
 
   // What was done to it.

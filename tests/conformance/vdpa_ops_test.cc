@@ -196,6 +196,42 @@ TEST_F(VdpaOps, DoorbellsAreOnePageForEachQueue) {
             Code::kAborted);
 }
 
+// A doorbell that was handed out holds the file beyond the ops.
+TEST_F(VdpaOps, ADeviceWhoseFileIsHeldIsStoppedAllTheSame) {
+  device_.held = true;
+  open();
+  start();
+  ops_->close(absl::CancelledError("test"));
+  EXPECT_TRUE(device_.open);
+  EXPECT_EQ(device_.status, 0);
+  EXPECT_FALSE(device_.running(0));
+}
+
+TEST_F(VdpaOps, ADeviceWhoseFileIsHeldIsStoppedWithItsOps) {
+  device_.held = true;
+  open();
+  start();
+  ops_.reset();
+  EXPECT_EQ(device_.status, 0);
+}
+
+TEST_F(VdpaOps, ADeviceWhoseFileIsHeldIsStoppedWhenItIsLost) {
+  device_.held = true;
+  open();
+  start();
+  device_.planned_writes.fail(VHOST_IOTLB_BATCH_BEGIN, ENODEV);
+  EXPECT_EQ(do_verb(UpdateMemory{diff_between(guest_.table(), {})}).code(),
+            Code::kUnavailable);
+  EXPECT_EQ(device_.status, 0);
+}
+
+TEST_F(VdpaOps, ADeviceThatSomebodyElseOwnsIsLeftAlone) {
+  device_.held = true;
+  device_.planned.fail(VHOST_SET_OWNER, EBUSY);
+  EXPECT_EQ(do_verb(Open{}).code(), Code::kAborted);
+  EXPECT_EQ(device_.resets, 0u);
+}
+
 TEST_F(VdpaOps, MaskedBackendFeaturesAreNotUsed) {
   options_.masked_backend_features = uint64_t{1} << kVdpaSuspend;
   make_ops();
