@@ -23,6 +23,9 @@ constexpr uint64_t kUsedBackendFeatures =
     bit(kVdpaSuspend) | bit(kVdpaResume) | bit(kVdpaEnableAfterDriverOk) |
     bit(kVdpaIotlbPersist);
 
+// Of a device that waits for features.
+constexpr uint8_t kDriverStatus = kStatusAcknowledge | kStatusDriver;
+
 }  // namespace
 
 VdpaDevice::VdpaDevice(std::unique_ptr<VdpaFile> file,
@@ -107,6 +110,7 @@ absl::Status VdpaDevice::add_status(uint8_t bits) {
   uint8_t wanted = status_ | bits;
   VHOST_RETURN_IF_ERROR(
       call(VHOST_VDPA_SET_STATUS, "VHOST_VDPA_SET_STATUS", &wanted));
+  status_ = wanted;  // Should it not be told.
   VHOST_RETURN_IF_ERROR(
       call(VHOST_VDPA_GET_STATUS, "VHOST_VDPA_GET_STATUS", &status_));
   if ((status_ & bits) == bits) return absl::OkStatus();
@@ -116,7 +120,7 @@ absl::Status VdpaDevice::add_status(uint8_t bits) {
 }
 
 absl::Status VdpaDevice::accept_features(uint64_t features) {
-  if ((status_ & kStatusFeaturesOk) != 0) VHOST_RETURN_IF_ERROR(reset());
+  if (status_ != kDriverStatus) VHOST_RETURN_IF_ERROR(reset());
   VHOST_RETURN_IF_ERROR(
       call(VHOST_SET_FEATURES, "VHOST_SET_FEATURES", &features));
   VHOST_RETURN_IF_ERROR(add_status(kStatusFeaturesOk));
@@ -179,7 +183,7 @@ absl::Status VdpaDevice::reset() {
   status_ = 0;
   suspended_ = false;
   if (!uses(kVdpaIotlbPersist)) VHOST_RETURN_IF_ERROR(mappings_.take_away());
-  return add_status(kStatusAcknowledge | kStatusDriver);
+  return add_status(kDriverStatus);
 }
 
 }  // namespace vhost

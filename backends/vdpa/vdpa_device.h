@@ -48,7 +48,7 @@ class VdpaDevice {
   absl::Status call(unsigned long request, absl::string_view name, void* arg);
 
   // Writes the features and FEATURES_OK, and puts the groups into their address
-  // spaces.  A device that was past that point is reset before.
+  // spaces.  A device that is not where a reset brings it is reset before.
   absl::Status accept_features(uint64_t features);
   absl::Status driver_ok();
   bool is_driver_ok() const;
