@@ -35,8 +35,9 @@ class VdpaDevice {
   VdpaDevice(std::unique_ptr<VdpaFile> file, const VhostVdpaOptions& options);
 
   // Takes the device, resets it and asks what it is.
-  // Errors: kUnimplemented    the kernel is older than 5.7, or it has no
+  // Errors: kUnimplemented    no IOTLB messages of type 2, or it has no
   //                           address spaces and some were asked for.
+  //         kAborted          it said no; the kernel is older than 5.18.
   //         kInvalidArgument  an address space or a group it does not have.
   absl::Status start_up();
   const VhostVdpaInfo& info() const { return info_; }
