@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "backends/vdpa/vdpa_errors.h"
 #include "backends/vdpa/vdpa_uapi.h"
 #include "vhostdev/status.h"
 #include "vhostdev/virtio_device.h"
@@ -38,9 +37,7 @@ VdpaDevice::VdpaDevice(std::unique_ptr<VdpaFile> file,
 absl::Status VdpaDevice::call(unsigned long request, absl::string_view name,
                               void* arg) {
   ++calls_;
-  const int error = file_->ioctl(request, arg);
-  if (error == 0) return absl::OkStatus();
-  return vdpa_refusal(error, request, name);
+  return ask_vdpa(*file_, request, name, arg);
 }
 
 absl::Status VdpaDevice::start_up() {

@@ -16,6 +16,10 @@
 
 namespace vhost {
 
+// One request of an open device, called `name`.  Errors: as vdpa_refusal().
+absl::Status ask_vdpa(VdpaFile& file, unsigned long request,
+                      absl::string_view name, void* arg);
+
 // Asks an open device what it is, which its owner and everybody else may.
 absl::StatusOr<VhostVdpaInfo> read_vdpa_info(VdpaFile& file);
 
