@@ -229,6 +229,51 @@ TEST_F(VsockMaliceTest, AFloodOfStrayPacketsIsNotKept) {
   EXPECT_GT(client->stray_packets(), taken) << "it goes on";
 }
 
+// As Linux does, which has a buffer for each answer before it takes a packet.
+TEST_F(VsockMaliceTest, WhatTheUserAsksForDoesNotStopReceiving) {
+  make_client();
+  for (uint32_t i = 0; i < 192; ++i) {
+    ASSERT_TRUE(client->connect({2, i}).ok());
+  }
+  for (int round = 0; round < 2; ++round) {
+    for (uint32_t i = 0; i < kBuffers; ++i) {
+      deliver(packet_of(VsockOp::kRequest));
+    }
+    EXPECT_EQ(client->poll(), kBuffers);
+    EXPECT_TRUE(receive->has_available()) << "they come back";
+  }
+  for (int requests = 0; requests < 192; ++requests) {
+    EXPECT_EQ(sent()->op, VsockOp::kRequest);
+    client->poll();
+  }
+  EXPECT_EQ(sent()->op, VsockOp::kReset);
+}
+
+// The peer sees its credit by what it was told before: one update tells all.
+TEST_F(VsockMaliceTest, UpdatesOfCreditThatAreNotTakenBecomeOne) {
+  make_client();
+  const VsockStream stream = open_stream();
+  for (uint32_t i = 0; i < kBuffers; ++i) {
+    ASSERT_TRUE(client->connect({2, i}).ok());  // They fill the queue.
+  }
+  for (int round = 0; round < 3; ++round) {
+    deliver(packet_of(VsockOp::kData, 80));
+    EXPECT_EQ(client->poll(), 1u);
+    std::array<std::byte, 80> bytes{};
+    EXPECT_EQ(client->receive(stream, bytes).value(), 80u);
+  }
+  for (uint32_t i = 0; i < kBuffers; ++i) {
+    EXPECT_EQ(sent()->op, VsockOp::kRequest);
+  }
+  client->poll();
+  const auto update = sent();
+  ASSERT_TRUE(update.has_value());
+  EXPECT_EQ(update->op, VsockOp::kCreditUpdate);
+  EXPECT_EQ(update->forwarded, 240u);
+  client->poll();
+  EXPECT_EQ(sent(), std::nullopt);
+}
+
 TEST_F(VsockMaliceTest, AStrayResetIsNotAnswered) {
   make_client();
   deliver(packet_of(VsockOp::kReset));
