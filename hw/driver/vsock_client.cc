@@ -82,7 +82,7 @@ struct VsockClient::Impl {
   void for_each_queue(const Visit& visit);
   void fail(const absl::Status& why);
   size_t take_packets();
-  void take_events();
+  bool take_events();
   void take_config();
   bool has_config() const { return driver.options().config_size != 0; }
   bool config_changed() const {
@@ -196,15 +196,19 @@ size_t VsockClient::Impl::take_packets() {
   return count;
 }
 
-void VsockClient::Impl::take_events() {
+// Whether there were any.
+bool VsockClient::Impl::take_events() {
+  bool any = false;
   while (events != nullptr && status.ok() && events->receive(packet)) {
     absl::Status known = check_vsock_event(packet);
     absl::StatusOr<uint64_t> cid = streams.guest_cid();
     if (known.ok() && has_config()) cid = read_cid(driver);
     known.Update(cid.status());
-    if (!known.ok()) return fail(annotate(known, "vq 2"));
-    streams.transport_reset(*cid);
+    any = true;
+    fail(annotate(known, "vq 2"));
+    if (known.ok()) streams.transport_reset(*cid);
   }
+  return any;
 }
 
 // A device may announce the change of its configuration before the event that
@@ -229,7 +233,7 @@ size_t VsockClient::poll() {
   Impl& impl = *impl_;
   impl.sender->collect();
   // ORDER: a reset of the transport before the packets of the new one.
-  impl.take_events();
+  const bool had_events = impl.take_events();
   impl.take_config();
   impl.send_answers();
   const size_t count = impl.take_packets();
@@ -238,6 +242,7 @@ size_t VsockClient::poll() {
   // A kick that cannot be given shows as packets that do not arrive.
   if (impl.status.ok()) {
     if (count != 0) impl.receiver->handle().kick().IgnoreError();
+    if (had_events) impl.events->handle().kick().IgnoreError();
     kick().IgnoreError();
   }
   return count;

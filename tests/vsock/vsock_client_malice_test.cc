@@ -141,6 +141,23 @@ TEST_F(VsockMaliceTest, AnEventThatIsNoneBreaksTheClient) {
   expect_broken("vq 2: a vsock event of 3 bytes");
 }
 
+TEST_F(VsockMaliceTest, BuffersOfEventsComeBack) {
+  make_client();
+  for (uint32_t i = 0; i < 3 * kBuffers; ++i) {
+    const auto stream = client->connect({2, 1});
+    ASSERT_TRUE(stream.ok());
+    const auto chain = events_queue->pop();
+    ASSERT_TRUE(chain.has_value()) << "event " << i;
+    const auto event = vsock_transport_reset_event();
+    std::memcpy(memory.translate(chain->writable[0].addr, event.size()),
+                event.data(), event.size());
+    events_queue->complete(chain->head, event.size());
+    client->poll();
+    EXPECT_TRUE(absl::IsAborted(client->info(*stream)->status));
+  }
+  EXPECT_TRUE(client->status().ok()) << client->status();
+}
+
 TEST_F(VsockMaliceTest, MoreThanTheCreditResetsTheStreamAlone) {
   make_client();
   const VsockStream stream = open_stream();
