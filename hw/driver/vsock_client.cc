@@ -90,6 +90,7 @@ struct VsockClient::Impl {
   }
   void send_answers();
   bool has_news();
+  void add_queues(QueueSleep& sleep);
 
   VirtioDriver& driver;
   const Options options;
@@ -260,6 +261,13 @@ bool VsockClient::Impl::has_news() {
   return streams.may_take() && receiver->has_news();
 }
 
+// Those has_news() looks at: others would not let it sleep.
+void VsockClient::Impl::add_queues(QueueSleep& sleep) {
+  sleep.add(sender->handle());
+  if (events != nullptr) sleep.add(events->handle());
+  if (streams.may_take()) sleep.add(receiver->handle());
+}
+
 bool VsockClient::wait(Duration timeout) {
   const MonotonicTime until = clock_now() + timeout;
   // A kick that cannot be given shows as packets that do not arrive.
@@ -268,8 +276,7 @@ bool VsockClient::wait(Duration timeout) {
     if (clock_now() >= until) return false;
     QueueSleep sleep;
     sleep.begin();
-    impl_->for_each_queue(
-        [&sleep](BufferQueue& queue) { sleep.add(queue.handle()); });
+    impl_->add_queues(sleep);
     sleep.add_loop(impl_->driver.loop_fd());
     sleep.until(until);
     impl_->driver.turn_loop();

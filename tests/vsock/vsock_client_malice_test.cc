@@ -2,7 +2,10 @@
 //
 // What no sound socket device does.
 
+#include <time.h>
+
 #include <array>
+#include <chrono>
 #include <cstring>
 #include <optional>
 #include <random>
@@ -289,6 +292,25 @@ TEST_F(VsockMaliceTest, UpdatesOfCreditThatAreNotTakenBecomeOne) {
   EXPECT_EQ(update->forwarded, 240u);
   client->poll();
   EXPECT_EQ(sent(), std::nullopt);
+}
+
+TEST_F(VsockMaliceTest, WhatIsNotTakenDoesNotKeepItAwake) {
+  make_client();
+  while (receive->has_available()) {
+    deliver(packet_of(VsockOp::kData, 1));
+    client->poll();
+  }
+  const auto cpu_time = [] {
+    timespec now{};
+    ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return std::chrono::seconds(now.tv_sec) +
+           std::chrono::nanoseconds(now.tv_nsec);
+  };
+  const auto before = cpu_time();
+  EXPECT_FALSE(client->wait(std::chrono::milliseconds(200)));
+  EXPECT_LT(cpu_time() - before, std::chrono::milliseconds(50));
+  ASSERT_EQ(sent()->op, VsockOp::kReset);
+  EXPECT_TRUE(client->wait(Duration(0))) << "there is room for an answer";
 }
 
 TEST_F(VsockMaliceTest, AStrayResetIsNotAnswered) {
