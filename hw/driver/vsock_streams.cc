@@ -63,6 +63,9 @@ uint32_t VsockStreams::free_port(const VsockAddress& peer) {
 
 absl::StatusOr<VsockStream> VsockStreams::connect(const VsockAddress& peer,
                                                   uint32_t local_port) {
+  if (answers_.size() - provoked_ >= most_asked()) {
+    return absl::ResourceExhaustedError("connect: the device takes no packets");
+  }
   const uint32_t port = local_port != 0 ? local_port : free_port(peer);
   const Key key = {{guest_cid_, port}, peer};
   if (by_key_.contains(key)) {

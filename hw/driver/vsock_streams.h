@@ -108,6 +108,9 @@ class VsockStreams {
     bool provoked;  // By a packet.
   };
 
+  // What the user may have asked for and is not sent: there is room for each
+  // stream's REQUEST and RST.  Streams that were made add a few more.
+  size_t most_asked() const { return size_t{options_.max_streams} * 2; }
   Stream* find(VsockStream id);
   const Stream* find(VsockStream id) const;
   std::optional<VsockStream> add(const Key& key, VsockState state);

@@ -87,7 +87,8 @@ class VsockClient {
 
   // Begins to connect to `peer`; from `local_port`, or some free port if that
   // is 0.  It is connected when it is kOpen.
-  // Errors: kResourceExhausted  too many streams.
+  // Errors: kResourceExhausted  too many streams, or the device takes no
+  //                             packets and too many wait.
   //         kAlreadyExists      there is such a stream.
   //         status()            the device is given up.
   absl::StatusOr<VsockStream> connect(const VsockAddress& peer,

@@ -313,6 +313,24 @@ TEST_F(VsockMaliceTest, WhatIsNotTakenDoesNotKeepItAwake) {
   EXPECT_TRUE(client->wait(Duration(0))) << "there is room for an answer";
 }
 
+TEST_F(VsockMaliceTest, ADeviceThatTakesNothingIsNotAskedForEver) {
+  make_client();
+  absl::Status status;
+  int asked = 0;
+  for (; asked < 10000 && status.ok(); ++asked) {
+    const auto stream = client->connect({2, 1});
+    status = stream.status();
+    if (stream.ok()) client->close(*stream);
+    client->poll();
+  }
+  EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("takes no packets"));
+  EXPECT_GE(asked, 256) << "as many streams as there may be";
+  EXPECT_LT(asked, 1000);
+  while (sent().has_value()) client->poll();
+  EXPECT_TRUE(client->connect({2, 1}).ok()) << "it goes on";
+}
+
 TEST_F(VsockMaliceTest, AStrayResetIsNotAnswered) {
   make_client();
   deliver(packet_of(VsockOp::kReset));
