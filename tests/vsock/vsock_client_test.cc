@@ -299,6 +299,17 @@ TEST_F(VsockClientTest, RunsAgainAfterAStop) {
   }
 }
 
+TEST_F(VsockClientTest, ASendAfterAStopSaysSo) {
+  start();
+  const auto stream = guest->connect(1);
+  ASSERT_TRUE(stream.ok());
+  ASSERT_TRUE(guest->stop().ok());
+  const absl::Status status = client().send(*stream, some_bytes(1, 1)).status();
+  EXPECT_TRUE(absl::IsCancelled(status)) << status;
+  client().poll();
+  EXPECT_TRUE(absl::IsCancelled(client().status())) << client().status();
+}
+
 // The host may still speak to a stream that was not closed.
 TEST_F(VsockClientTest, ANewClientUsesOtherPortsThanTheOneBefore) {
   start();
