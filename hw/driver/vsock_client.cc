@@ -85,8 +85,9 @@ struct VsockClient::Impl {
   bool take_events();
   void take_config();
   bool has_config() const { return driver.options().config_size != 0; }
-  bool config_changed() const {
-    return has_config() && driver.config_generation() != generation;
+  bool wants_config() const {
+    return has_config() &&
+           (cid_unread || driver.config_generation() != generation);
   }
   void send_answers();
   bool has_news();
@@ -99,7 +100,9 @@ struct VsockClient::Impl {
   std::unique_ptr<VsockSendQueue> sender;
   std::unique_ptr<VsockReceiveQueue> events;  // Null: no event queue.
   std::vector<std::byte> packet;              // The one that is looked at.
-  uint32_t generation;  // Of the configuration space that was read.
+  uint32_t generation;       // Of the configuration space that was read.
+  bool cid_unread = false;   // An event says that it may be another one.
+  bool driver_busy = false;  // When the CID was to be read.
   absl::Status status;
 };
 
@@ -201,13 +204,14 @@ size_t VsockClient::Impl::take_packets() {
 bool VsockClient::Impl::take_events() {
   bool any = false;
   while (events != nullptr && status.ok() && events->receive(packet)) {
-    absl::Status known = check_vsock_event(packet);
-    absl::StatusOr<uint64_t> cid = streams.guest_cid();
-    if (known.ok() && has_config()) cid = read_cid(driver);
-    known.Update(cid.status());
+    const absl::Status known = check_vsock_event(packet);
     any = true;
-    fail(annotate(known, "vq 2"));
-    if (known.ok()) streams.transport_reset(*cid);
+    if (!known.ok()) {
+      fail(annotate(known, "vq 2"));
+      break;
+    }
+    streams.transport_reset(streams.guest_cid());
+    cid_unread = has_config();
   }
   return any;
 }
@@ -215,9 +219,13 @@ bool VsockClient::Impl::take_events() {
 // A device may announce the change of its configuration before the event that
 // belongs to it, or behind.
 void VsockClient::Impl::take_config() {
-  if (!status.ok() || !config_changed()) return;
-  generation = driver.config_generation();
+  if (!status.ok() || !wants_config()) return;
+  const uint32_t before = driver.config_generation();
   const absl::StatusOr<uint64_t> cid = read_cid(driver);
+  driver_busy = absl::IsFailedPrecondition(cid.status());
+  if (driver_busy) return;  // The next poll() tries again.
+  generation = before;
+  cid_unread = false;
   if (!cid.ok()) return fail(annotate(cid.status(), "vsock client"));
   if (*cid != streams.guest_cid()) streams.transport_reset(*cid);
 }
@@ -256,7 +264,8 @@ absl::Status VsockClient::kick() {
 }
 
 bool VsockClient::Impl::has_news() {
-  if (!status.ok() || sender->has_news() || config_changed()) return true;
+  if (!status.ok() || sender->has_news()) return true;
+  if (wants_config() && !driver_busy) return true;
   if (events != nullptr && events->has_news()) return true;
   return streams.may_take() && receiver->has_news();
 }
@@ -280,6 +289,7 @@ bool VsockClient::wait(Duration timeout) {
     sleep.add_loop(impl_->driver.loop_fd());
     sleep.until(until);
     impl_->driver.turn_loop();
+    impl_->driver_busy = false;  // Perhaps: poll() finds out.
   }
   return true;
 }

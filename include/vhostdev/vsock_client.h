@@ -128,7 +128,9 @@ class VsockClient {
   // Empty: no such stream.
   std::optional<VsockStreamInfo> info(VsockStream stream) const;
 
-  // Takes the packets that arrived and answers them; the number.
+  // Takes the packets that arrived and answers them; the number.  Where the
+  // configuration space changed it reads that, and blocks meanwhile, at most
+  // for the driver's config_timeout; later if the driver is busy.
   size_t poll();
 
   // Shows the device what was sent and notifies it, where it wants to know.

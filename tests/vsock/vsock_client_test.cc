@@ -260,6 +260,28 @@ TEST_F(VsockClientTest, ATransportResetClosesStreamsAndChangesTheCid) {
   EXPECT_TRUE(absl::IsAlreadyExists(client().listen(77))) << "ports stay";
 }
 
+TEST_F(VsockClientTest, ReadsTheCidLaterWhereTheDriverIsBusy) {
+  start();
+  const auto stream = guest->connect(1);
+  ASSERT_TRUE(stream.ok());
+  model->transport_reset(43);
+  backend->config_changed();
+  while (guest->driver().config_generation() == 0) {
+    guest->driver().turn_loop();
+    std::this_thread::yield();
+  }
+  std::array<std::byte, kVsockConfigSize> config;
+  absl::Status read = absl::UnknownError("not over");
+  guest->driver().read_config(
+      0, config, [&read](absl::Status status) { read = std::move(status); });
+  client().poll();
+  EXPECT_TRUE(client().status().ok()) << client().status();
+  EXPECT_EQ(client().guest_cid(), 42u);
+  ASSERT_TRUE(guest->until([&] { return client().guest_cid() == 43; }));
+  EXPECT_TRUE(read.ok()) << read;
+  EXPECT_EQ(guest->info(*stream).state, VsockState::kClosed);
+}
+
 TEST_F(VsockClientTest, WorksWithoutAnEventQueue) {
   guest_options.queues = 2;
   guest_options.config_size = 0;
