@@ -14,7 +14,7 @@ constexpr uint32_t kFirstFreePort = 0x40000000;
 
 absl::Status no_stream(VsockStream id) {
   return absl::NotFoundError(
-      absl::StrCat("no stream ", static_cast<uint32_t>(id)));
+      absl::StrCat("no stream ", static_cast<uint64_t>(id)));
 }
 
 }  // namespace

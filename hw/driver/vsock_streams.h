@@ -137,7 +137,7 @@ class VsockStreams {
   const VsockClient::Options options_;
   uint64_t guest_cid_;
   uint64_t stray_ = 0;
-  uint32_t next_id_ = 1;
+  uint64_t next_id_ = 1;  // Does not wrap in a lifetime.
   uint32_t next_port_;
   std::map<VsockStream, Stream> streams_;
   std::map<Key, VsockStream> by_key_;  // Those that are not closed.

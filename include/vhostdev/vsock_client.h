@@ -22,7 +22,7 @@ inline constexpr FeatureSet kVsockWantedFeatures{
     kFeatureVersion1};
 
 // Names a stream of one VsockClient; no other stream gets its number.
-enum class VsockStream : uint32_t {};
+enum class VsockStream : uint64_t {};
 
 //   connect --> kConnecting --> kOpen <-- accept
 //                    |            |

@@ -23,6 +23,9 @@ namespace {
 
 using ::testing::HasSubstr;
 
+// Numbers that are counted up never come back.
+static_assert(sizeof(VsockStream) == sizeof(uint64_t));
+
 class VsockClientTest : public ::testing::Test {
  protected:
   void make() {
