@@ -104,6 +104,19 @@ class BackendEvents {
   // VhostDev may be started on its successor.  Told once.
   virtual void broken(const absl::Status& why) { static_cast<void>(why); }
 
+  // With a ReconnectPolicy: the back-end, or its successor, is there again, and
+  // the rings that were to run do.
+  virtual void reconnected() {}
+
+  // With a ReconnectPolicy: it is there again, but where a ring stands would be
+  // a guess (RingBasePolicy).  The device waits, kReady, until the guest resets
+  // it: the VMM sets NEEDS_RESET and tells the guest.
+  virtual void needs_reset(const absl::Status& why) { static_cast<void>(why); }
+
+  // With a ReconnectPolicy: its attempts or its time are used up.  The device
+  // stays kBroken until init().
+  virtual void gave_up(const absl::Status& why) { static_cast<void>(why); }
+
   // migration_blockers() changed.
   virtual void migration_blockers_changed() {}
 };

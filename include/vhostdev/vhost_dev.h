@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -17,6 +18,8 @@
 #include "vhostdev/backend_services.h"
 #include "vhostdev/event_loop.h"
 #include "vhostdev/features.h"
+#include "vhostdev/flight_record.h"
+#include "vhostdev/reconnect.h"
 #include "vhostdev/status.h"
 #include "vhostdev/vhost_context.h"
 #include "vhostdev/vhost_ops.h"
@@ -66,8 +69,9 @@ enum class MaskMode : uint8_t {
 
 // Where a ring stands when its back-end was lost without saying so.
 enum class RingBasePolicy : uint8_t {
-  // used.idx if IN_ORDER was accepted or nothing was in flight; otherwise
-  // the next start is refused and the guest must reset the device.
+  // What the inflight area says; used.idx if IN_ORDER was accepted or nothing
+  // was in flight; otherwise the next start is refused and the guest must reset
+  // the device.
   kExact,
   // used.idx always (split rings): what QEMU does.  Requests that were
   // completed out of order may run twice and others be lost.
@@ -104,6 +108,11 @@ class VhostDev {
     MaskMode mask_mode = MaskMode::kLocal;
     RingBasePolicy ring_base_policy = RingBasePolicy::kExact;
     uint32_t config_size = 0;  // Bytes of configuration space the device has.
+    // Ask a back-end that can keep one for an inflight area, before the first
+    // start, and give it to each later one and to its successors.
+    bool track_inflight = true;
+    // Empty: a lost back-end is lost until init() is called.
+    std::optional<ReconnectPolicy> reconnect;
 
     // Caps on whole operations; requests have limits of their own.
     Duration init_timeout = std::chrono::seconds(10);
@@ -160,8 +169,9 @@ class VhostDev {
   void force_stop(Completion done);
 
   // Guest reset: stops if running (kGuestReset), tells the back-end
-  // RESET_DEVICE if it can, forgets bases and accepted features.
-  // States: kReady, kRunning.  QEMU: vhost_reset_device.
+  // RESET_DEVICE if it can, forgets bases, inflight area and accepted features.
+  // States: kReady, kRunning; kBroken: kUnavailable, with all of that
+  // forgotten. QEMU: vhost_reset_device.
   void reset(Completion done);
 
   // One queue of a running device: RING_RESET, or a queue that the guest
@@ -175,6 +185,47 @@ class VhostDev {
   // over a restart.  States: kReady, kRunning.
   void set_queues_enabled(std::span<const QueueIndex> queues, bool enabled,
                           Completion done);
+
+  // -- The inflight area: where a back-end notes which requests it has, so that
+  // a successor can finish them.  Kept over stops and lost connections until
+  // the guest resets the device. --------------------------------------------
+
+  // Asks for an area for rings of `queue_size` descriptors, for all queues of
+  // the QueueMap; the accepted features are told first, because its layout
+  // depends on them.  A start does the same where there is none.  One that is
+  // there stays.  States: kReady.
+  // Errors: kUnimplemented  the back-end has none to give.
+  //         kDataLoss       its answer makes no sense.
+  // QEMU: vhost_dev_prepare_inflight, vhost_dev_get_inflight.
+  void get_inflight(uint16_t queue_size, Completion done);
+  // The area; without descriptor: there is none.
+  const InflightArea& inflight() const;
+  // Replaces it (migration, snapshot): told at the next start.  States: all but
+  // kStarting, kRunning, kStopping.
+  // Errors: kInvalidArgument  not of these queues, or a region in it is of an
+  //                           unknown version, with unknown features, or not of
+  //                           its size (inflight.h).
+  // QEMU: vhost_dev_set_inflight, vhost_dev_load_inflight.
+  absl::Status set_inflight(InflightArea area);
+  // Makes it empty; the descriptor stays.  States: as set_inflight.
+  // QEMU: vhost_dev_reset_inflight.
+  absl::Status reset_inflight();
+  // Forgets it.  States: as set_inflight.  QEMU: vhost_dev_free_inflight.
+  absl::Status free_inflight();
+
+  // -- Losing a back-end and getting it back (ReconnectPolicy) --------------
+
+  // With a policy a device that becomes kBroken tries to connect again, replays
+  // all that the back-end was told, and starts if it was running, or if start()
+  // is called meanwhile: that start completes when it runs.  stop(), reset(),
+  // memory changes, masks and destruction work as ever meanwhile; they end an
+  // attempt that is under way rather than wait for it.
+  ReconnectState reconnect_state() const;
+  // Does not wait for the back-off.  Nothing to reconnect: nothing happens.
+  void reconnect_now();
+  // Gives up (an unplug, the end of the VMM) until init().  A start that waits
+  // gets kCancelled.
+  void stop_reconnecting();
 
   // Configuration space.  Reads are served from a cache that a change, a write
   // and a new connection empty.  `out` outlives the operation.  States:
@@ -264,6 +315,10 @@ class VhostDev {
   const absl::Status& broken_status() const;
   const BackendTraits& traits() const;
   BackendCounters counters() const;
+
+  // All that is known now.  Errors of operations and broken() carry one, of
+  // their moment (flight_record_of).  Any state.
+  FlightRecord flight_record() const;
 
   // Where a stopped queue stands, and a base to start it from (migration,
   // snapshot).  States: kReady.

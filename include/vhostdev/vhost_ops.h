@@ -19,6 +19,7 @@
 #include "vhostdev/event_loop.h"
 #include "vhostdev/features.h"
 #include "vhostdev/memory.h"
+#include "vhostdev/request_stats.h"
 #include "vhostdev/unique_fd.h"
 #include "vhostdev/vring.h"
 
@@ -58,12 +59,15 @@ struct BackendTraits {
   FeatureSet features;      // (open) Offered.
   uint32_t max_queues = 1;  // (open)
   uint64_t max_memory_slots = std::numeric_limits<uint64_t>::max();  // (open)
-  bool incremental_memory = false;   // (open) Slots one by one, not as a whole.
-  bool has_config = false;           // (open) GetConfig and SetConfig work.
-  bool has_queue_enable = false;     // (open)
-  bool has_status = false;           // (open)
-  bool has_reset = false;            // (open) ResetDevice works.
-  bool has_inflight = false;         // (open)
+  bool incremental_memory = false;  // (open) Slots one by one, not as a whole.
+  bool has_config = false;          // (open) GetConfig and SetConfig work.
+  bool has_queue_enable = false;    // (open)
+  bool has_status = false;          // (open)
+  bool has_reset = false;           // (open) ResetDevice works.
+  bool has_inflight = false;        // (open)
+  // (open) A stop may leave requests recorded in the inflight area, where there
+  // is one, instead of waiting for them (GET_VRING_BASE_INFLIGHT).
+  bool stop_leaves_inflight = false;
   bool has_device_state = false;     // (open)
   bool has_backend_channel = false;  // (open)
   bool has_iotlb = false;  // (open) Works behind an IOMMU: asks, UpdateIotlb.
@@ -428,6 +432,15 @@ struct BackendCounters {
   uint64_t fds = 0;  // Descriptors handed over.
 };
 
+// Waits for a back-end to appear; destroying it ends that.
+class PeerWatch {
+ public:
+  virtual ~PeerWatch() = default;
+  // Every arrival is announced: an Open before that is in vain (the back-end
+  // connects to us).  Otherwise an announcement is a hint.
+  virtual bool announces_all() const = 0;
+};
+
 // One back-end's verbs.  VhostDev holds one and is its only user; all calls
 // come on the loop's thread, one verb at a time, except that SetCalls and
 // UpdateIotlb may be submitted while another runs.
@@ -462,10 +475,22 @@ class VhostOps {
   // Ends the connection now.  Verbs under way complete with `why`.
   virtual void close(const absl::Status& why) = 0;
 
+  // Calls `appeared`, from `loop`, each time that a back-end may have come
+  // where Open looks for it; not for what was there before.  Between
+  // connections only.  Null: it cannot tell.
+  virtual std::unique_ptr<PeerWatch> watch_for_peer(
+      EventLoop& loop, EventLoop::Callback appeared) {
+    static_cast<void>(loop);
+    static_cast<void>(appeared);
+    return nullptr;
+  }
+
   // Where it stands and what was last exchanged, a line each; for errors.
   virtual std::vector<std::string> recent() const { return {}; }
 
   virtual BackendCounters counters() const { return {}; }
+  // Of all connections, for each kind of request made.
+  virtual std::vector<RequestStats> request_stats() const { return {}; }
 };
 
 // What a back-end that has `memory` can be told of `entry`, the VMM's answer to
