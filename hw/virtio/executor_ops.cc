@@ -390,6 +390,12 @@ void ExecutorOps::expire() {
   if (core->front != nullptr && core->sink != nullptr) core->sink->on_lost(why);
 }
 
+std::unique_ptr<PeerWatch> ExecutorOps::watch_for_peer(
+    EventLoop& loop, EventLoop::Callback appeared) {
+  if (retired_ || core_->at_work > 0) return nullptr;
+  return core_->inner->watch_for_peer(loop, std::move(appeared));
+}
+
 void ExecutorOps::pump(MonotonicTime deadline) {
   if (under_way_.empty()) return;
   for (const auto& [id, entry] : under_way_) {

@@ -47,6 +47,9 @@ class ExecutorOps final : public VhostOps {
   void attach(EventLoop* loop, BackendSink* sink) override;
   void pump(MonotonicTime deadline) override;
   void close(const absl::Status& why) override;
+  // Null while the worker has the back-end.
+  std::unique_ptr<PeerWatch> watch_for_peer(
+      EventLoop& loop, EventLoop::Callback appeared) override;
   std::vector<std::string> recent() const override { return recent_; }
   BackendCounters counters() const override { return counters_; }
 

@@ -106,6 +106,7 @@ absl::Status VhostDev::Impl::set_queue_base(QueueIndex vq, VringBase base) {
     return absl::FailedPreconditionError(absl::StrCat(
         options_.name, ": called while a request of the back-end is answered"));
   }
+  if (attempting()) return annotate(broken_error(), options_.name);
   VHOST_RETURN_IF_ERROR(
       annotate(life_.expect(std::vector<DeviceState>{DeviceState::kReady}),
                options_.name));

@@ -86,6 +86,12 @@ class NetLink final : public BackendEvents {
   }
   // The link goes down first.
   void broken(const absl::Status& why) override;
+  // The link comes up first.
+  void reconnected() override;
+  void needs_reset(const absl::Status& why) override {
+    events_.needs_reset(why);
+  }
+  void gave_up(const absl::Status& why) override { events_.gave_up(why); }
   void migration_blockers_changed() override {
     events_.migration_blockers_changed();
   }
