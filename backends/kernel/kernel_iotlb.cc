@@ -80,15 +80,37 @@ absl::Status VhostKernelOps::send_to_all(const UpdateIotlb& update) {
 }
 
 // Memory is gone from under translations, which hold its address in this
-// process: all are taken back, and those of rings given again.
+// process: all are taken back, and what rings need of those that still hold is
+// given again.  The rest is asked for.
 absl::Status VhostKernelOps::forget_translations() {
   UpdateIotlb everything;
   everything.entry.size = std::numeric_limits<uint64_t>::max();
   VHOST_RETURN_IF_ERROR(send_to_all(everything));
+  std::map<uint64_t, UpdateIotlb> kept;
+  for (const auto& [iova, update] : ring_translations_) {
+    keep_pieces(update, kept);
+  }
+  ring_translations_ = std::move(kept);
   for (const auto& [iova, update] : ring_translations_) {
     VHOST_RETURN_IF_ERROR(send_to_all(update));
   }
   return absl::OkStatus();
+}
+
+// The pieces of `update` that rings touch and that memory still holds at the
+// same address of this process.
+void VhostKernelOps::keep_pieces(const UpdateIotlb& update,
+                                 std::map<uint64_t, UpdateIotlb>& kept) const {
+  const IotlbEntry& entry = update.entry;
+  for (const MemoryTableEntry& memory : memory_->entries()) {
+    const uint64_t first = std::max(entry.gpa, memory.gpa);
+    const uint64_t offset = first - entry.gpa;
+    if (offset >= entry.size || first - memory.gpa >= memory.size) continue;
+    const std::optional<UpdateIotlb> piece =
+        place_translation(entry, entry.iova + offset, entry.access, *memory_);
+    if (!piece.has_value() || piece->user != update.user + offset) continue;
+    if (touches_ring(piece->entry)) kept.emplace(piece->entry.iova, *piece);
+  }
 }
 
 bool VhostKernelOps::touches_ring(const IotlbEntry& entry) const {

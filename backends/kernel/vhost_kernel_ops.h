@@ -165,6 +165,8 @@ class VhostKernelOps : public VhostOps {
   absl::Status send_to_all(const UpdateIotlb& update);
   absl::Status answer_miss(KernelDevice& device, const IotlbRequest& request);
   absl::Status forget_translations();
+  void keep_pieces(const UpdateIotlb& update,
+                   std::map<uint64_t, UpdateIotlb>& kept) const;
   bool touches_ring(const IotlbEntry& entry) const;
   void note_translation(const UpdateIotlb& update);
   void watch_devices();

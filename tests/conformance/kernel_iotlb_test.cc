@@ -11,6 +11,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -38,7 +39,8 @@ class PagedIommu final : public BackendServices, public BackendSink {
  public:
   static constexpr uint64_t kPage = 4096;
 
-  std::map<uint64_t, uint64_t> pages;  // iova -> gpa.
+  std::map<uint64_t, uint64_t> pages;   // iova -> gpa.
+  std::optional<IotlbEntry> superpage;  // Answers what lies in it.
   std::vector<uint64_t> asked;
   std::vector<uint64_t> failed;
   std::vector<absl::Status> lost;
@@ -47,6 +49,9 @@ class PagedIommu final : public BackendServices, public BackendSink {
   absl::StatusOr<IotlbEntry> translate(uint64_t iova,
                                        IotlbAccess access) override {
     asked.push_back(iova);
+    if (superpage.has_value() && iova - superpage->iova < superpage->size) {
+      return *superpage;
+    }
     const auto page = pages.find(iova & ~(kPage - 1));
     if (page == pages.end()) return absl::NotFoundError("not mapped");
     return IotlbEntry{page->first, kPage, page->second, access};
@@ -113,6 +118,20 @@ class KernelIotlb : public ::testing::Test {
     verb.iotlb.push_back(all_rings());
     ASSERT_EQ(do_verb(verb), absl::OkStatus());
     ASSERT_EQ(do_verb(guest_.go()), absl::OkStatus());
+  }
+  // The IOMMU answers with one superpage for all of memory.
+  void start_with_a_superpage() {
+    iommu_.superpage = all_rings().entry;
+    ASSERT_EQ(do_verb(Open{}), absl::OkStatus());
+    ASSERT_EQ(do_verb(kBehindIommu), absl::OkStatus());
+    ASSERT_EQ(do_verb(configure()), absl::OkStatus());
+    ASSERT_EQ(do_verb(guest_.go()), absl::OkStatus());
+  }
+  // The first half of memory, where the rings are.
+  std::vector<MemoryTableEntry> half() const {
+    std::vector<MemoryTableEntry> table = guest_.table();
+    table[0].size /= 2;
+    return table;
   }
   void turn() { ASSERT_TRUE(loop_->run_once(Duration::zero()).ok()); }
   auto& translations(size_t device) {
@@ -314,6 +333,69 @@ TEST_F(KernelIotlb, MemoryThatGoesTakesTranslationsWithItButNotTheRings) {
             absl::OkStatus());
   EXPECT_FALSE(translations(0).contains(0x9000));
   EXPECT_TRUE(translations(0).contains(kShift + Guest::kGpa));
+}
+
+// Sections were joined to one entry, and the IOMMU's page lies over both.
+TEST_F(KernelIotlb, OfARingsTranslationOnlyWhatIsStillMemoryIsGivenAgain) {
+  start_with_a_superpage();
+  const uint64_t first = kShift + Guest::kGpa;
+  ASSERT_EQ(translations(0)[first].entry.size, Guest::kSize);
+  ASSERT_EQ(do_verb(UpdateMemory{diff_between(guest_.table(), half())}),
+            absl::OkStatus());
+  for (size_t device = 0; device < taps_.size(); ++device) {
+    ASSERT_THAT(translations(device), SizeIs(1));
+    ASSERT_TRUE(translations(device).contains(first));
+    EXPECT_EQ(translations(device)[first].entry.size, Guest::kSize / 2);
+    EXPECT_EQ(translations(device)[first].user, guest_.table()[0].user);
+  }
+}
+
+TEST_F(KernelIotlb, WhatMovedInThisProcessIsNotGivenAgain) {
+  start_with_a_superpage();
+  std::vector<MemoryTableEntry> table = half();
+  const auto other = Guest::memory(Guest::kSize / 2);
+  table.push_back(entry_at(Guest::kGpa + Guest::kSize / 2, other));
+  ASSERT_EQ(do_verb(UpdateMemory{diff_between(guest_.table(), table)}),
+            absl::OkStatus());
+  ASSERT_THAT(translations(0), SizeIs(1));
+  EXPECT_EQ(translations(0).begin()->second.entry.size, Guest::kSize / 2);
+}
+
+// The same memory elsewhere in the guest: where the ring lies now, the IOMMU
+// says.
+TEST_F(KernelIotlb, ARingWhoseMemoryMovedInTheGuestIsAskedFor) {
+  start_with_a_superpage();
+  std::vector<MemoryTableEntry> table = guest_.table();
+  table[0].gpa += Guest::kSize;
+  ASSERT_EQ(do_verb(UpdateMemory{diff_between(guest_.table(), table)}),
+            absl::OkStatus());
+  EXPECT_THAT(translations(0), IsEmpty());
+  iommu_.superpage->gpa += Guest::kSize;
+  kernel_.ask(0, kShift + Guest::kGpa, IotlbAccess::kBoth);
+  turn();
+  ASSERT_THAT(translations(0), SizeIs(1));
+  EXPECT_EQ(translations(0).begin()->second.user, guest_.table()[0].user);
+}
+
+TEST_F(KernelIotlb, MemoryOfAHarvestedRingTakesItsTranslationsWithIt) {
+  start_with_translations();
+  ASSERT_EQ(do_verb(Quiesce{guest_.all()}), absl::OkStatus());
+  ASSERT_EQ(do_verb(Harvest{guest_.all()}), absl::OkStatus());
+  const auto other = Guest::memory(0x10000);
+  const std::vector<MemoryTableEntry> table = {entry_at(0x40000000, other)};
+  ASSERT_EQ(do_verb(UpdateMemory{diff_between(guest_.table(), table)}),
+            absl::OkStatus());
+  EXPECT_THAT(translations(0), IsEmpty());
+  EXPECT_THAT(translations(1), IsEmpty());
+}
+
+TEST_F(KernelIotlb, TranslationsOfAHarvestedRingAreNotGivenAgain) {
+  start_with_translations();
+  ASSERT_EQ(do_verb(Quiesce{guest_.all()}), absl::OkStatus());
+  ASSERT_EQ(do_verb(Harvest{guest_.all()}), absl::OkStatus());
+  ASSERT_EQ(do_verb(UpdateMemory{diff_between(guest_.table(), half())}),
+            absl::OkStatus());
+  EXPECT_THAT(translations(0), IsEmpty());
 }
 
 TEST_F(KernelIotlb, MemoryOfALiveRingCannotGo) {
