@@ -5,18 +5,10 @@
 #include <utility>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
 #include "vhostdev/status.h"
+#include "vhostdev/vsock_packet.h"
 
 namespace vhost {
-namespace {
-
-// 0 to 2 are the hypervisor's, the local and the host's.
-// Source: VIRTIO 1.3, "Socket Device", "Device configuration layout".
-constexpr uint64_t kFirstCid = 3;
-constexpr uint64_t kLastCid = 0xffff'fffe;
-
-}  // namespace
 
 VhostVsockOps::VhostVsockOps(VhostVsockOptions options, KernelSystem system)
     : WholeDeviceOps({.label = "vhost-vsock",
@@ -33,10 +25,7 @@ absl::Status VhostVsockOps::prepare(KernelDevice& device) {
 }
 
 absl::Status VhostVsockOps::set_guest_cid(uint64_t cid) {
-  if (cid < kFirstCid || cid > kLastCid) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "vhost-vsock: CID ", cid, ", not ", kFirstCid, " to ", kLastCid));
-  }
+  VHOST_RETURN_IF_ERROR(annotate(check_guest_cid(cid), "vhost-vsock"));
   // The kernel would take another, and connections would break.
   if (is_going() && cid != cid_) {
     return absl::FailedPreconditionError(

@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "backends/vdpa/vdpa_errors.h"
 #include "backends/vdpa/vdpa_uapi.h"
 #include "vhostdev/status.h"
 #include "vhostdev/virtio_device.h"
@@ -23,6 +22,9 @@ constexpr uint64_t kUsedBackendFeatures =
     bit(kVdpaSuspend) | bit(kVdpaResume) | bit(kVdpaEnableAfterDriverOk) |
     bit(kVdpaIotlbPersist);
 
+// Of a device that waits for features.
+constexpr uint8_t kDriverStatus = kStatusAcknowledge | kStatusDriver;
+
 }  // namespace
 
 VdpaDevice::VdpaDevice(std::unique_ptr<VdpaFile> file,
@@ -35,9 +37,7 @@ VdpaDevice::VdpaDevice(std::unique_ptr<VdpaFile> file,
 absl::Status VdpaDevice::call(unsigned long request, absl::string_view name,
                               void* arg) {
   ++calls_;
-  const int error = file_->ioctl(request, arg);
-  if (error == 0) return absl::OkStatus();
-  return vdpa_refusal(error, request, name);
+  return ask_vdpa(*file_, request, name, arg);
 }
 
 absl::Status VdpaDevice::start_up() {
@@ -107,6 +107,7 @@ absl::Status VdpaDevice::add_status(uint8_t bits) {
   uint8_t wanted = status_ | bits;
   VHOST_RETURN_IF_ERROR(
       call(VHOST_VDPA_SET_STATUS, "VHOST_VDPA_SET_STATUS", &wanted));
+  status_ = wanted;  // Should it not be told.
   VHOST_RETURN_IF_ERROR(
       call(VHOST_VDPA_GET_STATUS, "VHOST_VDPA_GET_STATUS", &status_));
   if ((status_ & bits) == bits) return absl::OkStatus();
@@ -116,7 +117,7 @@ absl::Status VdpaDevice::add_status(uint8_t bits) {
 }
 
 absl::Status VdpaDevice::accept_features(uint64_t features) {
-  if ((status_ & kStatusFeaturesOk) != 0) VHOST_RETURN_IF_ERROR(reset());
+  if (status_ != kDriverStatus) VHOST_RETURN_IF_ERROR(reset());
   VHOST_RETURN_IF_ERROR(
       call(VHOST_SET_FEATURES, "VHOST_SET_FEATURES", &features));
   VHOST_RETURN_IF_ERROR(add_status(kStatusFeaturesOk));
@@ -152,6 +153,16 @@ absl::Status VdpaDevice::resume() {
   return absl::OkStatus();
 }
 
+// ORDER: before the file is closed: closing resets the device only if nobody
+// else, such as a doorbell that was handed out, holds the file.
+void VdpaDevice::abandon() {
+  if (status_ == 0) return;  // Never ours, or stopped.
+  uint8_t zero = 0;
+  // A device that is gone refuses, and has stopped.
+  call(VHOST_VDPA_SET_STATUS, "VHOST_VDPA_SET_STATUS", &zero).IgnoreError();
+  status_ = 0;
+}
+
 std::string VdpaDevice::describe() const {
   std::string out =
       absl::StrCat("vhost-vdpa: status 0x", absl::Hex(status_),
@@ -169,7 +180,7 @@ absl::Status VdpaDevice::reset() {
   status_ = 0;
   suspended_ = false;
   if (!uses(kVdpaIotlbPersist)) VHOST_RETURN_IF_ERROR(mappings_.take_away());
-  return add_status(kStatusAcknowledge | kStatusDriver);
+  return add_status(kDriverStatus);
 }
 
 }  // namespace vhost

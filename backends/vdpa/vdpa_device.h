@@ -16,6 +16,10 @@
 
 namespace vhost {
 
+// One request of an open device, called `name`.  Errors: as vdpa_refusal().
+absl::Status ask_vdpa(VdpaFile& file, unsigned long request,
+                      absl::string_view name, void* arg);
+
 // Asks an open device what it is, which its owner and everybody else may.
 absl::StatusOr<VhostVdpaInfo> read_vdpa_info(VdpaFile& file);
 
@@ -35,8 +39,9 @@ class VdpaDevice {
   VdpaDevice(std::unique_ptr<VdpaFile> file, const VhostVdpaOptions& options);
 
   // Takes the device, resets it and asks what it is.
-  // Errors: kUnimplemented    the kernel is older than 5.7, or it has no
+  // Errors: kUnimplemented    no IOTLB messages of type 2, or it has no
   //                           address spaces and some were asked for.
+  //         kAborted          it said no; the kernel is older than 5.18.
   //         kInvalidArgument  an address space or a group it does not have.
   absl::Status start_up();
   const VhostVdpaInfo& info() const { return info_; }
@@ -48,7 +53,7 @@ class VdpaDevice {
   absl::Status call(unsigned long request, absl::string_view name, void* arg);
 
   // Writes the features and FEATURES_OK, and puts the groups into their address
-  // spaces.  A device that was past that point is reset before.
+  // spaces.  A device that is not where a reset brings it is reset before.
   absl::Status accept_features(uint64_t features);
   absl::Status driver_ok();
   bool is_driver_ok() const;
@@ -56,6 +61,8 @@ class VdpaDevice {
   absl::Status suspend();
   absl::Status resume();
   bool suspended() const { return suspended_; }
+  // Stops a device that is about to be closed, or already lost.
+  void abandon();
   // Status 0 and back to ACKNOWLEDGE | DRIVER.  Mappings are taken away unless
   // the device keeps them.
   absl::Status reset();

@@ -11,28 +11,29 @@
 #include "vhostdev/vhost_vdpa.h"
 
 namespace vhost {
-namespace {
 
-// Of any virtio device, and so of the tables that are made for it.
-constexpr uint32_t kMostQueues = 65535;
-
-absl::Status ask(VdpaFile& file, unsigned long request, absl::string_view name,
-                 void* arg) {
+absl::Status ask_vdpa(VdpaFile& file, unsigned long request,
+                      absl::string_view name, void* arg) {
   const int error = file.ioctl(request, arg);
   if (error == 0) return absl::OkStatus();
   return vdpa_refusal(error, request, name);
 }
+
+namespace {
+
+// Of any virtio device, and so of the tables that are made for it.
+constexpr uint32_t kMostQueues = 65535;
 
 // Groups and address spaces, of which older kernels know one.
 absl::Status read_spaces(VdpaFile& file, VhostVdpaInfo& info) {
   if ((info.backend_features >> kVdpaIotlbAsid & 1) == 0) {
     return absl::OkStatus();
   }
-  VHOST_RETURN_IF_ERROR(ask(file, VHOST_VDPA_GET_GROUP_NUM,
-                            "VHOST_VDPA_GET_GROUP_NUM", &info.groups));
+  VHOST_RETURN_IF_ERROR(ask_vdpa(file, VHOST_VDPA_GET_GROUP_NUM,
+                                 "VHOST_VDPA_GET_GROUP_NUM", &info.groups));
   unsigned int spaces = 0;
   VHOST_RETURN_IF_ERROR(
-      ask(file, VHOST_VDPA_GET_AS_NUM, "VHOST_VDPA_GET_AS_NUM", &spaces));
+      ask_vdpa(file, VHOST_VDPA_GET_AS_NUM, "VHOST_VDPA_GET_AS_NUM", &spaces));
   info.address_spaces = spaces;
   return absl::OkStatus();
 }
@@ -41,26 +42,27 @@ absl::Status read_spaces(VdpaFile& file, VhostVdpaInfo& info) {
 
 absl::StatusOr<VhostVdpaInfo> read_vdpa_info(VdpaFile& file) {
   VhostVdpaInfo info;
-  VHOST_RETURN_IF_ERROR(ask(file, VHOST_VDPA_GET_DEVICE_ID,
-                            "VHOST_VDPA_GET_DEVICE_ID", &info.device_id));
+  VHOST_RETURN_IF_ERROR(ask_vdpa(file, VHOST_VDPA_GET_DEVICE_ID,
+                                 "VHOST_VDPA_GET_DEVICE_ID", &info.device_id));
   uint64_t features = 0;
   VHOST_RETURN_IF_ERROR(
-      ask(file, VHOST_GET_FEATURES, "VHOST_GET_FEATURES", &features));
+      ask_vdpa(file, VHOST_GET_FEATURES, "VHOST_GET_FEATURES", &features));
   info.features = FeatureSet::from_words(features);
-  VHOST_RETURN_IF_ERROR(ask(file, VHOST_GET_BACKEND_FEATURES,
-                            "VHOST_GET_BACKEND_FEATURES",
-                            &info.backend_features));
-  VHOST_RETURN_IF_ERROR(ask(file, VHOST_VDPA_GET_VQS_COUNT,
-                            "VHOST_VDPA_GET_VQS_COUNT", &info.queues));
+  VHOST_RETURN_IF_ERROR(ask_vdpa(file, VHOST_GET_BACKEND_FEATURES,
+                                 "VHOST_GET_BACKEND_FEATURES",
+                                 &info.backend_features));
+  VHOST_RETURN_IF_ERROR(ask_vdpa(file, VHOST_VDPA_GET_VQS_COUNT,
+                                 "VHOST_VDPA_GET_VQS_COUNT", &info.queues));
   uint16_t ring_size = 0;
-  VHOST_RETURN_IF_ERROR(ask(file, VHOST_VDPA_GET_VRING_NUM,
-                            "VHOST_VDPA_GET_VRING_NUM", &ring_size));
+  VHOST_RETURN_IF_ERROR(ask_vdpa(file, VHOST_VDPA_GET_VRING_NUM,
+                                 "VHOST_VDPA_GET_VRING_NUM", &ring_size));
   info.max_ring_size = ring_size;
-  VHOST_RETURN_IF_ERROR(ask(file, VHOST_VDPA_GET_CONFIG_SIZE,
-                            "VHOST_VDPA_GET_CONFIG_SIZE", &info.config_size));
+  VHOST_RETURN_IF_ERROR(ask_vdpa(file, VHOST_VDPA_GET_CONFIG_SIZE,
+                                 "VHOST_VDPA_GET_CONFIG_SIZE",
+                                 &info.config_size));
   vhost_vdpa_iova_range range = {};
-  VHOST_RETURN_IF_ERROR(ask(file, VHOST_VDPA_GET_IOVA_RANGE,
-                            "VHOST_VDPA_GET_IOVA_RANGE", &range));
+  VHOST_RETURN_IF_ERROR(ask_vdpa(file, VHOST_VDPA_GET_IOVA_RANGE,
+                                 "VHOST_VDPA_GET_IOVA_RANGE", &range));
   info.iova_first = range.first;
   info.iova_last = range.last;
   VHOST_RETURN_IF_ERROR(read_spaces(file, info));
@@ -100,7 +102,7 @@ absl::StatusOr<VhostVdpaInfo> read_vhost_vdpa_info(
   const bool ours = std::holds_alternative<OpenVdpaDevice>(device);
   if (ours && (info->backend_features >> kVdpaIotlbAsid & 1) != 0) {
     VHOST_RETURN_IF_ERROR(annotate(
-        ask(**file, VHOST_SET_OWNER, "VHOST_SET_OWNER", nullptr), kWhat));
+        ask_vdpa(**file, VHOST_SET_OWNER, "VHOST_SET_OWNER", nullptr), kWhat));
     auto groups = read_queue_groups(**file, info->queues);
     if (!groups.ok()) return annotate(groups.status(), kWhat);
     info->queue_groups = *std::move(groups);

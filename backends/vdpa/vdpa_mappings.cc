@@ -166,6 +166,10 @@ bool VdpaMappings::bring_back(size_t nth, Change& change) {
     const absl::Status mapped =
         map(limits_.address_spaces[nth], at->first, at->second);
     if (mapped.ok()) continue;
+    if (absl::IsUnavailable(mapped)) {
+      change.out.fate = unknown(mapped);
+      return false;
+    }
     // All or nothing, so that the next attempt maps no range twice.
     change.out.again = annotate(mapped, "map again");
     for (auto undone = mappings_.begin(); undone != at; ++undone) {
@@ -174,7 +178,7 @@ bool VdpaMappings::bring_back(size_t nth, Change& change) {
       if (!unmapped.ok()) change.out.fate.Update(unknown(unmapped));
     }
     for (absl::Status& added : change.out.added) {
-      added.Update(absl::AbortedError("earlier mappings are not there"));
+      added.Update(change.out.again);
     }
     return false;
   }
@@ -235,11 +239,13 @@ void VdpaMappings::settle(Change& change) {
 absl::Status VdpaMappings::take_away() {
   if (taken_away_ || mappings_.empty()) return absl::OkStatus();
   for (const uint32_t asid : limits_.address_spaces) {
-    VHOST_RETURN_IF_ERROR(begin(asid));
-    for (const auto& [iova, mapping] : mappings_) {
-      VHOST_RETURN_IF_ERROR(unmap(asid, iova, mapping));
+    absl::Status status = begin(asid);
+    for (auto at = mappings_.begin(); at != mappings_.end(); ++at) {
+      if (!status.ok()) break;
+      status = unmap(asid, at->first, at->second);
     }
-    VHOST_RETURN_IF_ERROR(end(asid));
+    if (status.ok()) status = end(asid);
+    if (!status.ok()) return unknown(annotate(status, "take away"));
   }
   taken_away_ = true;
   return absl::OkStatus();

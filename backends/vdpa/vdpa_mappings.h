@@ -17,7 +17,8 @@ namespace vhost {
 // What a device can reach of guest memory: the same ranges, at IOVA = guest
 // physical address, in each address space that is in use.  A change costs a
 // message for each range that changes and two around them, in each address
-// space.  No range is ever mapped twice.
+// space.  No range is ever mapped twice.  What a device says at the end of a
+// batch the kernel does not pass on: a table that it refused there looks taken.
 class VdpaMappings {
  public:
   struct Limits {
@@ -49,6 +50,7 @@ class VdpaMappings {
 
   // After a reset, which may clear the device's own table and leaves the
   // kernel's: only with both empty can the ranges be mapped again.
+  // Errors: kUnavailable  nobody knows what is mapped.
   absl::Status take_away();
   bool taken_away() const { return taken_away_; }
 

@@ -24,9 +24,8 @@ absl::Status VhostVdpaOps::started(BackendQueue vq) const {
 absl::Status VhostVdpaOps::suspend() {
   if (!device_->is_driver_ok() || device_->suspended()) return absl::OkStatus();
   if (device_->uses(kVdpaSuspend)) return device_->suspend();
-  VHOST_RETURN_IF_ERROR(reset());
-  bases_lost_ = true;
-  return absl::OkStatus();
+  bases_lost_ = true;  // A reset that fails may have begun.
+  return reset();
 }
 
 absl::Status VhostVdpaOps::harvest(BackendQueue vq,
@@ -34,8 +33,8 @@ absl::Status VhostVdpaOps::harvest(BackendQueue vq,
   VHOST_RETURN_IF_ERROR(started(vq));
   if (device_->is_driver_ok() && !device_->suspended()) {
     // Nobody suspended it: it is stopped all the same, its base is not known.
-    VHOST_RETURN_IF_ERROR(reset());
     bases_lost_ = true;
+    VHOST_RETURN_IF_ERROR(reset());
   }
   Queue& queue = queues_[to_int(vq)];
   if (device_->suspended()) {

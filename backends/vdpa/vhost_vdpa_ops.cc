@@ -58,7 +58,9 @@ VhostVdpaOps::VhostVdpaOps(VhostVdpaOptions options, VdpaFileOpener open)
   traits_.base_after_stop = BaseAfterStop::kNeedsSuspend;
 }
 
-VhostVdpaOps::~VhostVdpaOps() = default;
+VhostVdpaOps::~VhostVdpaOps() {
+  if (device_ != nullptr) device_->abandon();
+}
 
 Pending VhostVdpaOps::submit(Verb verb, MonotonicTime deadline,
                              Pending::Done done) {
@@ -89,6 +91,7 @@ Pending VhostVdpaOps::submit(Verb verb, MonotonicTime deadline,
 
 void VhostVdpaOps::close(const absl::Status& why) {
   if (device_ == nullptr) return;
+  device_->abandon();
   calls_ += device_->calls();
   device_.reset();
   closed_because_ = why;
@@ -202,13 +205,17 @@ void VhostVdpaOps::run(const ResetDevice&, BatchSteps& steps) {
 }
 
 void VhostVdpaOps::run(const UpdateMemory& verb, BatchSteps& steps) {
-  change_memory(verb.diff, steps);
+  // Mappings that did not come back are the next start's business: while the
+  // device is stopped it misses nothing, and refused additions say why.
+  static_cast<void>(change_memory(verb.diff, steps));
 }
 
-void VhostVdpaOps::change_memory(const MemoryDiff& diff, BatchSteps& steps) {
+// Returns what became of the mappings that a reset took away.
+absl::Status VhostVdpaOps::change_memory(const MemoryDiff& diff,
+                                         BatchSteps& steps) {
   const VdpaMappings::Outcome out = device_->mappings().change(diff);
   const bool known = out.fate.ok();
-  if (!known || !out.again.ok()) steps.add({}, known ? out.again : out.fate);
+  if (!known) steps.add({}, out.fate);
   for (uint32_t i = 0; i < out.removed.size(); ++i) {
     steps.add({.kind = StepKind::kMemoryRemove, .index = i},
               annotate(known ? out.removed[i] : out.fate, "memory remove"));
@@ -217,6 +224,7 @@ void VhostVdpaOps::change_memory(const MemoryDiff& diff, BatchSteps& steps) {
     steps.add({.kind = StepKind::kMemoryAdd, .index = i},
               annotate(known ? out.added[i] : out.fate, "memory add"));
   }
+  return out.again;
 }
 
 absl::Status VhostVdpaOps::read_config(uint32_t offset, uint32_t size,
@@ -263,8 +271,10 @@ void VhostVdpaOps::run(const SetConfigCall& verb, BatchSteps& steps) {
 
 void VhostVdpaOps::run(const Configure& verb, BatchSteps& steps) {
   const MemoryDiff unchanged;
-  change_memory(verb.memory.has_value() ? *verb.memory : unchanged, steps);
+  const absl::Status again =
+      change_memory(verb.memory.has_value() ? *verb.memory : unchanged, steps);
   if (steps.lost()) return;
+  if (!again.ok()) steps.add({}, again);
   if (verb.inflight.has_value()) {
     steps.add({.kind = StepKind::kInflight},
               absl::UnimplementedError("no inflight area"));

@@ -68,7 +68,7 @@ class VhostVdpaOps final : public VhostOps {
   absl::Status open_device();
   void note_traits();
   absl::Status set_features(FeatureSet features);
-  void change_memory(const MemoryDiff& diff, BatchSteps& steps);
+  absl::Status change_memory(const MemoryDiff& diff, BatchSteps& steps);
   absl::Status read_config(uint32_t offset, uint32_t size,
                            std::vector<std::byte>& bytes);
   absl::Status write_config(const SetConfig& verb);

@@ -82,14 +82,16 @@ struct VsockClient::Impl {
   void for_each_queue(const Visit& visit);
   void fail(const absl::Status& why);
   size_t take_packets();
-  void take_events();
+  bool take_events();
   void take_config();
   bool has_config() const { return driver.options().config_size != 0; }
-  bool config_changed() const {
-    return has_config() && driver.config_generation() != generation;
+  bool wants_config() const {
+    return has_config() &&
+           (cid_unread || driver.config_generation() != generation);
   }
   void send_answers();
   bool has_news();
+  void add_queues(QueueSleep& sleep);
 
   VirtioDriver& driver;
   const Options options;
@@ -98,7 +100,9 @@ struct VsockClient::Impl {
   std::unique_ptr<VsockSendQueue> sender;
   std::unique_ptr<VsockReceiveQueue> events;  // Null: no event queue.
   std::vector<std::byte> packet;              // The one that is looked at.
-  uint32_t generation;  // Of the configuration space that was read.
+  uint32_t generation;       // Of the configuration space that was read.
+  bool cid_unread = false;   // An event says that it may be another one.
+  bool driver_busy = false;  // When the CID was to be read.
   absl::Status status;
 };
 
@@ -196,23 +200,32 @@ size_t VsockClient::Impl::take_packets() {
   return count;
 }
 
-void VsockClient::Impl::take_events() {
+// Whether there were any.
+bool VsockClient::Impl::take_events() {
+  bool any = false;
   while (events != nullptr && status.ok() && events->receive(packet)) {
-    absl::Status known = check_vsock_event(packet);
-    absl::StatusOr<uint64_t> cid = streams.guest_cid();
-    if (known.ok() && has_config()) cid = read_cid(driver);
-    known.Update(cid.status());
-    if (!known.ok()) return fail(annotate(known, "vq 2"));
-    streams.transport_reset(*cid);
+    const absl::Status known = check_vsock_event(packet);
+    any = true;
+    if (!known.ok()) {
+      fail(annotate(known, "vq 2"));
+      break;
+    }
+    streams.transport_reset(streams.guest_cid());
+    cid_unread = has_config();
   }
+  return any;
 }
 
 // A device may announce the change of its configuration before the event that
 // belongs to it, or behind.
 void VsockClient::Impl::take_config() {
-  if (!status.ok() || !config_changed()) return;
-  generation = driver.config_generation();
+  if (!status.ok() || !wants_config()) return;
+  const uint32_t before = driver.config_generation();
   const absl::StatusOr<uint64_t> cid = read_cid(driver);
+  driver_busy = absl::IsFailedPrecondition(cid.status());
+  if (driver_busy) return;  // The next poll() tries again.
+  generation = before;
+  cid_unread = false;
   if (!cid.ok()) return fail(annotate(cid.status(), "vsock client"));
   if (*cid != streams.guest_cid()) streams.transport_reset(*cid);
 }
@@ -229,7 +242,7 @@ size_t VsockClient::poll() {
   Impl& impl = *impl_;
   impl.sender->collect();
   // ORDER: a reset of the transport before the packets of the new one.
-  impl.take_events();
+  const bool had_events = impl.take_events();
   impl.take_config();
   impl.send_answers();
   const size_t count = impl.take_packets();
@@ -238,6 +251,7 @@ size_t VsockClient::poll() {
   // A kick that cannot be given shows as packets that do not arrive.
   if (impl.status.ok()) {
     if (count != 0) impl.receiver->handle().kick().IgnoreError();
+    if (had_events) impl.events->handle().kick().IgnoreError();
     kick().IgnoreError();
   }
   return count;
@@ -250,9 +264,17 @@ absl::Status VsockClient::kick() {
 }
 
 bool VsockClient::Impl::has_news() {
-  if (!status.ok() || sender->has_news() || config_changed()) return true;
+  if (!status.ok() || sender->has_news()) return true;
+  if (wants_config() && !driver_busy) return true;
   if (events != nullptr && events->has_news()) return true;
   return streams.may_take() && receiver->has_news();
+}
+
+// Those has_news() looks at: others would not let it sleep.
+void VsockClient::Impl::add_queues(QueueSleep& sleep) {
+  sleep.add(sender->handle());
+  if (events != nullptr) sleep.add(events->handle());
+  if (streams.may_take()) sleep.add(receiver->handle());
 }
 
 bool VsockClient::wait(Duration timeout) {
@@ -263,11 +285,11 @@ bool VsockClient::wait(Duration timeout) {
     if (clock_now() >= until) return false;
     QueueSleep sleep;
     sleep.begin();
-    impl_->for_each_queue(
-        [&sleep](BufferQueue& queue) { sleep.add(queue.handle()); });
+    impl_->add_queues(sleep);
     sleep.add_loop(impl_->driver.loop_fd());
     sleep.until(until);
     impl_->driver.turn_loop();
+    impl_->driver_busy = false;  // Perhaps: poll() finds out.
   }
   return true;
 }

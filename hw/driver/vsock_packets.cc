@@ -111,7 +111,7 @@ void VsockStreams::take_data(Stream& stream,
     return fail(stream, absl::StrCat(together, " bytes, where ",
                                      options_.stream_buffer, " have room"));
   }
-  // Keeps the memory below twice what may wait.
+  // Keeps the size below twice what may wait, and the memory below three times.
   if (stream.read_at > options_.stream_buffer / 2) {
     stream.received.erase(
         stream.received.begin(),

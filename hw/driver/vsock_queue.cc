@@ -37,7 +37,12 @@ absl::Status VsockSendQueue::send(const VsockHeader& header,
   VHOST_RETURN_IF_ERROR(failure_);
   const uint32_t slot = free_.back();
   SplitVirtqueue::Request request = ring_.begin(1, slot);
-  if (!request.ok()) return request.status();
+  if (!request.ok()) {
+    const absl::Status why = request.status();
+    // Looks at the ring: what ended it is known better there.
+    collect();
+    return failure_.ok() ? why : failure_;
+  }
   const DmaSpan to = buffer(slot);
   encode_vsock_header(header, std::span<std::byte, kVsockHeaderSize>(
                                   to.data, kVsockHeaderSize));

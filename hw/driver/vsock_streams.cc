@@ -14,7 +14,7 @@ constexpr uint32_t kFirstFreePort = 0x40000000;
 
 absl::Status no_stream(VsockStream id) {
   return absl::NotFoundError(
-      absl::StrCat("no stream ", static_cast<uint32_t>(id)));
+      absl::StrCat("no stream ", static_cast<uint64_t>(id)));
 }
 
 }  // namespace
@@ -63,6 +63,9 @@ uint32_t VsockStreams::free_port(const VsockAddress& peer) {
 
 absl::StatusOr<VsockStream> VsockStreams::connect(const VsockAddress& peer,
                                                   uint32_t local_port) {
+  if (answers_.size() - provoked_ >= most_asked()) {
+    return absl::ResourceExhaustedError("connect: the device takes no packets");
+  }
   const uint32_t port = local_port != 0 ? local_port : free_port(peer);
   const Key key = {{guest_cid_, port}, peer};
   if (by_key_.contains(key)) {
@@ -74,7 +77,7 @@ absl::StatusOr<VsockStream> VsockStreams::connect(const VsockAddress& peer,
     return absl::ResourceExhaustedError(
         absl::StrCat("connect: ", streams_.size(), " streams"));
   }
-  answer(*find(*id), VsockOp::kRequest);
+  ask(*find(*id), VsockOp::kRequest);
   return *id;
 }
 
@@ -118,9 +121,9 @@ absl::StatusOr<size_t> VsockStreams::receive(VsockStream id,
   const uint32_t untold = stream->forwarded - stream->forwarded_told;
   const bool sends = (stream->peer_shutdown & kVsockShutdownSend) == 0;
   if (stream->state == VsockState::kOpen && sends &&
-      untold > options_.stream_buffer / 2) {
-    stream->forwarded_told = stream->forwarded;
-    answer(*stream, VsockOp::kCreditUpdate);
+      untold > options_.stream_buffer / 2 && !stream->update_waits) {
+    stream->update_waits = true;
+    ask(*stream, VsockOp::kCreditUpdate);
   }
   return size;
 }
@@ -133,7 +136,7 @@ absl::Status VsockStreams::shutdown(VsockStream id, uint32_t flags) {
   }
   if ((flags & ~stream->local_shutdown) == 0) return absl::OkStatus();
   stream->local_shutdown |= flags;
-  answer(*stream, VsockOp::kShutdown, stream->local_shutdown);
+  ask(*stream, VsockOp::kShutdown, stream->local_shutdown);
   return absl::OkStatus();
 }
 
@@ -141,7 +144,7 @@ void VsockStreams::close(VsockStream id) {
   Stream* const stream = find(id);
   if (stream == nullptr) return;
   if (stream->state != VsockState::kClosed) {
-    answer(*stream, VsockOp::kReset);
+    ask(*stream, VsockOp::kReset);
     end(*stream, absl::OkStatus());
   }
   streams_.erase(id);
@@ -170,6 +173,7 @@ void VsockStreams::close_all(const absl::Status& why) {
     if (stream.state != VsockState::kClosed) end(stream, why);
   }
   answers_.clear();
+  provoked_ = 0;
 }
 
 void VsockStreams::transport_reset(uint64_t guest_cid) {
@@ -207,7 +211,8 @@ absl::StatusOr<uint32_t> VsockStreams::begin_data(VsockStream id,
   const uint32_t credit = credit_of(*stream);
   if (credit == 0 && wanted != 0 && !stream->credit_asked) {
     stream->credit_asked = true;
-    answer(*stream, VsockOp::kCreditRequest);
+    if (!stream->request_waits) ask(*stream, VsockOp::kCreditRequest);
+    stream->request_waits = true;
   }
   // ORDER: what was said before the data goes before it.
   return has_answers() ? 0 : std::min(credit, wanted);
@@ -232,30 +237,45 @@ void VsockStreams::fill_counts(Stream& stream, VsockHeader& header) {
 
 // -- Answers ------------------------------------------------------------------
 
-void VsockStreams::answer(const Stream& stream, VsockOp op, uint32_t flags) {
+void VsockStreams::ask(const Stream& stream, VsockOp op, uint32_t flags) {
   answers_.push_back(
-      {{stream.local, stream.peer}, op, flags, kVsockTypeStream});
+      {{stream.local, stream.peer}, op, flags, kVsockTypeStream, false});
+}
+
+void VsockStreams::answer(const Stream& stream, VsockOp op) {
+  ++provoked_;
+  answers_.push_back(
+      {{stream.local, stream.peer}, op, 0, kVsockTypeStream, true});
 }
 
 // A packet of no stream; a reset is not answered.
 void VsockStreams::answer_stray(const VsockHeader& header) {
   ++stray_;
   if (header.op == VsockOp::kReset) return;
-  answers_.push_back(
-      {{header.destination, header.source}, VsockOp::kReset, 0, header.type});
+  ++provoked_;
+  answers_.push_back({{header.destination, header.source},
+                      VsockOp::kReset,
+                      0,
+                      header.type,
+                      true});
 }
 
 std::optional<VsockHeader> VsockStreams::next_answer() {
   if (answers_.empty()) return std::nullopt;
   const Answer next = answers_.front();
   answers_.pop_front();
+  if (next.provoked) --provoked_;
   VsockHeader out = {.source = next.key.first,
                      .destination = next.key.second,
                      .type = next.type,
                      .op = next.op,
                      .flags = next.flags};
   const auto found = by_key_.find(next.key);
-  if (found != by_key_.end()) fill_counts(*find(found->second), out);
+  if (found == by_key_.end()) return out;
+  Stream& stream = *find(found->second);
+  fill_counts(stream, out);
+  if (next.op == VsockOp::kCreditUpdate) stream.update_waits = false;
+  if (next.op == VsockOp::kCreditRequest) stream.request_waits = false;
   return out;
 }
 

@@ -26,7 +26,8 @@ namespace vhost {
 // Source: VIRTIO 1.3, "Socket Device", "Device Operation".
 class VsockStreams {
  public:
-  // Answers that wait to be sent, at most: no packet is taken meanwhile.
+  // Answers to packets that wait to be sent, at most: no packet is taken
+  // meanwhile.
   static constexpr size_t kMostAnswers = 64;
   // Bytes of credit that are made use of, at most.
   static constexpr uint32_t kMostCredit = 0x7fffffff;
@@ -42,7 +43,9 @@ class VsockStreams {
 
   // -- Packets ----------------------------------------------------------------
 
-  bool may_take() const { return answers_.size() < kMostAnswers; }
+  // What the user asked for does not count: a device may take nothing before
+  // it has buffers to answer in.
+  bool may_take() const { return provoked_ < kMostAnswers; }
   // A packet came; `payload` are its header.length bytes.
   void take(const VsockHeader& header, std::span<const std::byte> payload);
   // What is to be sent next, before any data; its length is 0.
@@ -89,6 +92,9 @@ class VsockStreams {
     uint32_t local_shutdown = 0;
     uint32_t peer_shutdown = 0;
     bool credit_asked = false;
+    // They wait to be sent: another one would tell nothing else.
+    bool request_waits = false;
+    bool update_waits = false;
 
     size_t readable() const { return received.size() - read_at; }
   };
@@ -99,13 +105,20 @@ class VsockStreams {
     VsockOp op;
     uint32_t flags;
     uint16_t type;
+    bool provoked;  // By a packet.
   };
 
+  // What the user may have asked for and is not sent: there is room for each
+  // stream's REQUEST and RST.  Streams that were made add a few more.
+  size_t most_asked() const { return size_t{options_.max_streams} * 2; }
   Stream* find(VsockStream id);
   const Stream* find(VsockStream id) const;
   std::optional<VsockStream> add(const Key& key, VsockState state);
   uint32_t free_port(const VsockAddress& peer);
-  void answer(const Stream& stream, VsockOp op, uint32_t flags = 0);
+  // For the user.
+  void ask(const Stream& stream, VsockOp op, uint32_t flags = 0);
+  // To a packet.
+  void answer(const Stream& stream, VsockOp op);
   void answer_stray(const VsockHeader& header);
   // Leaves what came to be read.
   void end(Stream& stream, const absl::Status& why);
@@ -124,12 +137,13 @@ class VsockStreams {
   const VsockClient::Options options_;
   uint64_t guest_cid_;
   uint64_t stray_ = 0;
-  uint32_t next_id_ = 1;
+  uint64_t next_id_ = 1;  // Does not wrap in a lifetime.
   uint32_t next_port_;
   std::map<VsockStream, Stream> streams_;
   std::map<Key, VsockStream> by_key_;  // Those that are not closed.
   std::map<uint32_t, std::deque<VsockStream>> listening_;
   std::deque<Answer> answers_;
+  size_t provoked_ = 0;  // Of them.
 };
 
 }  // namespace vhost

@@ -2,18 +2,10 @@
 // What only one kind of device is told, or nobody as a part of a sequence.
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "hw/virtio/vhost_dev_impl.h"
+#include "vhostdev/vsock_packet.h"
 
 namespace vhost {
-namespace {
-
-// Source: linux/vm_sockets.h, VMADDR_CID_HOST and VMADDR_CID_ANY.
-constexpr uint64_t kFirstGuestCid = 3;
-constexpr uint64_t kLastGuestCid = 0xffff'fffe;
-
-}  // namespace
-
 void VhostDev::Impl::set_mtu(uint16_t mtu, Completion done) {
   using enum DeviceState;
   begin({.name = "set mtu",
@@ -36,11 +28,10 @@ void VhostDev::Impl::set_guest_cid(uint64_t cid, Completion done) {
       .done = std::move(done),
       .states = {DeviceState::kReady},
       .make = [this, cid] { return message_task(SetGuestCid{.cid = cid}); }};
-  if (cid < kFirstGuestCid || cid > kLastGuestCid) {
+  absl::Status possible = check_guest_cid(cid);
+  if (!possible.ok()) {
     operation.collected = running_;
-    complete(std::move(operation), absl::InvalidArgumentError(absl::StrCat(
-                                       "cid ", cid, "; a guest has ",
-                                       kFirstGuestCid, " to ", kLastGuestCid)));
+    complete(std::move(operation), std::move(possible));
     return;
   }
   begin(std::move(operation));

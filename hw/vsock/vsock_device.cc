@@ -28,11 +28,34 @@ struct VsockDevice::State {
     reset_pending = !send_event(vsock_transport_reset_event());
   }
 
+  // The first half of a start, and the second unless a stop came between.
+  static void tell_and_start(const std::shared_ptr<State>& state,
+                             Completion done);
+
   VhostDev& dev;
   uint64_t guest_cid;
+  uint64_t stops = 0;  // That were asked for.
   absl::AnyInvocable<bool(std::span<const std::byte>)> send_event;
   bool reset_pending = false;
 };
+
+void VsockDevice::State::tell_and_start(const std::shared_ptr<State>& state,
+                                        Completion done) {
+  const uint64_t cid = state->guest_cid;
+  state->dev.set_guest_cid(
+      cid, [state, cid, stops = state->stops,
+            done = std::move(done)](absl::Status status) mutable {
+        if (state->stops != stops) {
+          return done(absl::CancelledError("start: stopped meanwhile"));
+        }
+        // A set_guest_cid() had ended, but nobody knew of it.
+        if (state->guest_cid != cid) {
+          return tell_and_start(state, std::move(done));
+        }
+        if (!status.ok()) return done(std::move(status));
+        state->dev.start(std::move(done));
+      });
+}
 
 namespace {
 
@@ -57,14 +80,13 @@ void VsockDevice::start(Completion done) {
     if (status.ok()) state->send_kept();
     done(std::move(status));
   };
-  VhostDev& dev = state_->dev;
-  const uint64_t cid = state_->guest_cid;
-  if (cid == 0) return dev.start(std::move(started));
-  dev.set_guest_cid(cid, [state = state_, started = std::move(started)](
-                             absl::Status status) mutable {
-    if (!status.ok()) return started(std::move(status));
-    state->dev.start(std::move(started));
-  });
+  if (state_->guest_cid == 0) return state_->dev.start(std::move(started));
+  State::tell_and_start(state_, std::move(started));
+}
+
+void VsockDevice::stop(StopReason reason, Completion done) {
+  ++state_->stops;
+  state_->dev.stop(reason, std::move(done));
 }
 
 void VsockDevice::set_guest_cid(uint64_t cid, Completion done) {

@@ -27,7 +27,8 @@ struct UseVdpaDevice {
 using VhostVdpaDevice = std::variant<OpenVdpaDevice, UseVdpaDevice>;
 
 // Backend feature bits of a vhost-vdpa device (VHOST_BACKEND_F_*).
-// Source: linux/vhost_types.h; each with the first kernel that has it.
+// Source: linux/vhost_types.h; each with the first kernel that has it.  Only
+// the first is needed; what else is needed of the kernel is in 5.18.
 inline constexpr unsigned kVdpaIotlbMsgV2 = 1;           // 5.7; needed.
 inline constexpr unsigned kVdpaIotlbBatch = 2;           // 5.11
 inline constexpr unsigned kVdpaIotlbAsid = 3;            // 5.19
@@ -49,7 +50,7 @@ struct VhostVdpaInfo {
   uint32_t groups = 1;          // Of queues.
   uint32_t address_spaces = 1;  // A group is in one of them.
   // The group of each queue; empty where it is not known: the kernel tells
-  // whoever owns the device, and only after IOTLB_ASID was accepted.
+  // whoever owns the device.
   std::vector<uint32_t> queue_groups;
   uint32_t config_size = 0;    // Bytes.
   uint32_t max_ring_size = 0;  // Descriptors.
@@ -61,9 +62,15 @@ struct VhostVdpaInfo {
 // Asks a device what it is.  A path is opened for this long, and the device
 // thereby reset; a file is only asked, not owned, and stays the caller's.
 // Any thread.
-// Errors: kUnavailable   there is no such device, or somebody has it open.
-//         kUnimplemented  vDPA is not part of this build.
-//         kAborted        it is not a vhost-vdpa device.
+// Errors: kUnavailable         there is no such device, it is gone, or
+//                              somebody has it open.
+//         kUnimplemented       vDPA is not part of this build.
+//         kAborted             it is not a vhost-vdpa device, or the kernel is
+//                              older than 5.18.
+//         kPermissionDenied    it may not be opened.
+//         kFailedPrecondition  there is no file, or it was taken over.
+//         kResourceExhausted   no descriptors or no memory left.
+//         kDataLoss            it claims more queues than a device can have.
 absl::StatusOr<VhostVdpaInfo> read_vhost_vdpa_info(
     const VhostVdpaDevice& device);
 
@@ -91,6 +98,16 @@ struct VhostVdpaOptions {
 // (traits.may_block).  There is no dirty log (traits.takes_log) and no vIOMMU
 // (traits.has_iotlb).  A stop suspends the device; one that cannot is reset
 // and its rings' positions are unknown.
+//
+// A device in user space (VDUSE) reaches only memory that is a shared mapping
+// of a file.  The kernel passes over other memory without a word.
+//
+// Open fails as read_vhost_vdpa_info does, and besides
+// Errors: kUnimplemented       no IOTLB messages of type 2, or one address
+//                              space where more were asked for.
+//         kInvalidArgument     a group or an address space it does not have.
+//         kAborted             the file has another owner, or the device does
+//                              not let itself be reset.
 // Source: linux/vhost.h.
 // QEMU: vdpa_ops.
 std::unique_ptr<VhostOps> make_vhost_vdpa_ops(VhostVdpaOptions options);

@@ -22,7 +22,7 @@ inline constexpr FeatureSet kVsockWantedFeatures{
     kFeatureVersion1};
 
 // Names a stream of one VsockClient; no other stream gets its number.
-enum class VsockStream : uint32_t {};
+enum class VsockStream : uint64_t {};
 
 //   connect --> kConnecting --> kOpen <-- accept
 //                    |            |
@@ -87,7 +87,8 @@ class VsockClient {
 
   // Begins to connect to `peer`; from `local_port`, or some free port if that
   // is 0.  It is connected when it is kOpen.
-  // Errors: kResourceExhausted  too many streams.
+  // Errors: kResourceExhausted  too many streams, or the device takes no
+  //                             packets and too many wait.
   //         kAlreadyExists      there is such a stream.
   //         status()            the device is given up.
   absl::StatusOr<VsockStream> connect(const VsockAddress& peer,
@@ -127,7 +128,9 @@ class VsockClient {
   // Empty: no such stream.
   std::optional<VsockStreamInfo> info(VsockStream stream) const;
 
-  // Takes the packets that arrived and answers them; the number.
+  // Takes the packets that arrived and answers them; the number.  Where the
+  // configuration space changed it reads that, and blocks meanwhile, at most
+  // for the driver's config_timeout; later if the driver is busy.
   size_t poll();
 
   // Shows the device what was sent and notifies it, where it wants to know.

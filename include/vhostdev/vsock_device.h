@@ -59,11 +59,18 @@ class VsockDevice {
 
   // Instead of VhostDev::start: tells the back-end the guest's CID, which is
   // not known to it after every init, then starts; a kept event is sent.
-  // Errors: kInvalidArgument  no guest can have Options::guest_cid.
+  // These are two operations of the VhostDev: ask for a stop through stop(),
+  // for VhostDev::stop between them would be over before the second.
+  // Errors: kCancelled        stop() was called before the second began.
+  //         kInvalidArgument  no guest can have Options::guest_cid.
   //         kAborted          the CID is another guest's on this host.
   //         as VhostDev::start.
   // QEMU: vhost_vsock_set_status.
   void start(Completion done);
+
+  // Instead of VhostDev::stop, and just as that; a start() under way does not
+  // go on.
+  void stop(StopReason reason, Completion done);
 
   // The guest's CID is another one from now on, as after a migration to a host
   // where the old one is taken.  Tells the back-end; the guest gets a transport

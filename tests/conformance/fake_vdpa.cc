@@ -51,6 +51,7 @@ class FakeVdpa::File final : public VdpaFile {
  public:
   explicit File(FakeVdpa& device) : device_(device) { device_.open = true; }
   ~File() override {
+    if (device_.held) return;
     device_.set_status(0);
     device_.spaces.clear();
     device_.in_batch.reset();

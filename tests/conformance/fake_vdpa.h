@@ -53,12 +53,12 @@ class FakeVdpa {
   uint64_t iova_last = ~uint64_t{0};
   uint64_t memory_lock_limit = ~uint64_t{0};  // Bytes that may be pinned.
   bool pins = true;                           // VDUSE: false.
-  size_t max_ranges = ~size_t{0};             // That its table has room for.
   uint32_t groups = 1;  // The last one has the last queue only.
   uint32_t address_spaces = 1;
   bool has_doorbells = false;
   bool features_ok_sticks = true;
-  PlannedErrno planned;         // Of requests.
+  bool held = false;     // By somebody else too: closing its file does nothing.
+  PlannedErrno planned;  // Of requests.
   PlannedErrno planned_writes;  // Of messages, by VHOST_IOTLB_*.
 
   // What was done to it.
@@ -111,7 +111,7 @@ class FakeVdpa {
   int change(uint32_t asid, uint8_t type, uint64_t iova,
              const Mapping& mapping);
   int update(Space& space, uint64_t iova, const Mapping& mapping);
-  bool pass_on(Space& space);
+  void pass_on(Space& space);
   uint64_t pinned() const;
   bool mapped(uint32_t asid, uint64_t iova, uint64_t size) const;
 };

@@ -255,6 +255,29 @@ TEST_F(VdpaMemory, ABatchThatDoesNotEndLosesTheDevice) {
   EXPECT_THAT(sink_.lost, SizeIs(1));
 }
 
+// A reset that takes mappings away halfway is no refusal that changed nothing.
+class VdpaTakeAway : public VdpaFixture,
+                     public ::testing::WithParamInterface<uint8_t> {};
+
+TEST_P(VdpaTakeAway, ThatFailsLosesTheDevice) {
+  open();
+  start();
+  ASSERT_EQ(do_verb(Quiesce{guest_.all()}), absl::OkStatus());
+  ASSERT_EQ(do_verb(Harvest{guest_.all()}), absl::OkStatus());
+  device_.planned_writes.fail(GetParam(), EFAULT);
+  const absl::Status status = do_verb(ResetStatus{});
+  EXPECT_EQ(status.code(), Code::kUnavailable);
+  EXPECT_THAT(std::string(status.message()),
+              AllOf(HasSubstr("take away"), HasSubstr("errno 14")));
+  EXPECT_FALSE(device_.open);
+  EXPECT_THAT(sink_.lost, SizeIs(1));
+}
+
+INSTANTIATE_TEST_SUITE_P(Messages, VdpaTakeAway,
+                         ::testing::Values(VHOST_IOTLB_BATCH_BEGIN,
+                                           VHOST_IOTLB_INVALIDATE,
+                                           VHOST_IOTLB_BATCH_END));
+
 TEST_F(VdpaMemory, TheKernelIsAskedOnceWhetherTheLimitHolds) {
   device_.memory_lock_limit = 2 * kPage;
   open();

@@ -149,6 +149,48 @@ TEST_F(VdpaOps, WithoutSuspendAStopIsAResetAndBasesAreUnknown) {
               ElementsAre(std::nullopt, std::nullopt));
 }
 
+// SET_STATUS 0 succeeds, and what follows it does not.
+TEST_F(VdpaOps, AResetThatFailsHalfwayLosesTheBases) {
+  device_.backend_features &= ~(uint64_t{1} << kVdpaSuspend);
+  open();
+  start();
+  device_.planned.fail(VHOST_VDPA_SET_STATUS, EIO, /*nth=*/1);
+  EXPECT_EQ(do_verb(Quiesce{guest_.all()}).code(), Code::kAborted);
+  EXPECT_THAT(drive(*ops_, Harvest{guest_.all()})->bases,
+              ElementsAre(std::nullopt, std::nullopt));
+  // The next attempt begins with a reset of its own.
+  ASSERT_EQ(do_verb(ResetStatus{}), absl::OkStatus());
+  start(/*with_memory=*/false);
+  EXPECT_TRUE(device_.running(0));
+}
+
+TEST_F(VdpaOps, AHarvestWhoseResetFailsHalfwayLosesTheBases) {
+  device_.backend_features &= ~(uint64_t{1} << kVdpaSuspend);
+  open();
+  start();
+  device_.planned.fail(VHOST_VDPA_SET_STATUS, EIO, /*nth=*/1);
+  EXPECT_EQ(do_verb(Harvest{guest_.all()}).code(), Code::kAborted);
+  EXPECT_THAT(drive(*ops_, Harvest{{BackendQueue{0}}})->bases,
+              ElementsAre(std::nullopt));
+}
+
+TEST_F(VdpaOps, FeaturesAreAcceptedAfterAResetThatFailedHalfway) {
+  open();
+  device_.planned.fail(VHOST_VDPA_SET_STATUS, EIO, /*nth=*/1);
+  EXPECT_EQ(do_verb(ResetStatus{}).code(), Code::kAborted);
+  ASSERT_EQ(device_.status, 0);
+  start();
+  EXPECT_EQ(device_.status,
+            kDriverStatus | kStatusFeaturesOk | kStatusDriverOk);
+}
+
+TEST_F(VdpaOps, FeaturesAreAcceptedAfterAStatusThatWasNotTold) {
+  open();
+  device_.planned.fail(VHOST_VDPA_GET_STATUS, EIO);
+  EXPECT_EQ(do_verb(kFeatures).code(), Code::kAborted);
+  EXPECT_EQ(do_verb(kFeatures), absl::OkStatus());
+}
+
 TEST_F(VdpaOps, ADeviceThatNeverRanStandsWhereItWasConfigured) {
   open();
   ASSERT_EQ(do_verb(kFeatures), absl::OkStatus());
@@ -194,6 +236,42 @@ TEST_F(VdpaOps, DoorbellsAreOnePageForEachQueue) {
   EXPECT_EQ(result->host_notifiers[1].offset, 4096u);
   EXPECT_EQ(do_verb(GetHostNotifiers{{BackendQueue{2}}}).code(),
             Code::kAborted);
+}
+
+// A doorbell that was handed out holds the file beyond the ops.
+TEST_F(VdpaOps, ADeviceWhoseFileIsHeldIsStoppedAllTheSame) {
+  device_.held = true;
+  open();
+  start();
+  ops_->close(absl::CancelledError("test"));
+  EXPECT_TRUE(device_.open);
+  EXPECT_EQ(device_.status, 0);
+  EXPECT_FALSE(device_.running(0));
+}
+
+TEST_F(VdpaOps, ADeviceWhoseFileIsHeldIsStoppedWithItsOps) {
+  device_.held = true;
+  open();
+  start();
+  ops_.reset();
+  EXPECT_EQ(device_.status, 0);
+}
+
+TEST_F(VdpaOps, ADeviceWhoseFileIsHeldIsStoppedWhenItIsLost) {
+  device_.held = true;
+  open();
+  start();
+  device_.planned_writes.fail(VHOST_IOTLB_BATCH_BEGIN, ENODEV);
+  EXPECT_EQ(do_verb(UpdateMemory{diff_between(guest_.table(), {})}).code(),
+            Code::kUnavailable);
+  EXPECT_EQ(device_.status, 0);
+}
+
+TEST_F(VdpaOps, ADeviceThatSomebodyElseOwnsIsLeftAlone) {
+  device_.held = true;
+  device_.planned.fail(VHOST_SET_OWNER, EBUSY);
+  EXPECT_EQ(do_verb(Open{}).code(), Code::kAborted);
+  EXPECT_EQ(device_.resets, 0u);
 }
 
 TEST_F(VdpaOps, MaskedBackendFeaturesAreNotUsed) {

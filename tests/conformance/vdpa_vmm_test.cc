@@ -22,8 +22,10 @@
 namespace vhost::testing {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::Contains;
 using ::testing::HasSubstr;
+using ::testing::IsEmpty;
 using ::testing::Pair;
 using ::testing::SizeIs;
 
@@ -53,6 +55,9 @@ class VdpaVmm : public ::testing::Test {
     const FeatureSet features = {kFeatureVersion1};
     const absl::Status accepted = dev_->ack_features(features, features);
     if (!accepted.ok()) return accepted;
+    return start_again();
+  }
+  absl::Status start_again() {
     return dev_->run([this](Completion done) { dev_->start(std::move(done)); },
                      kLimit);
   }
@@ -150,6 +155,41 @@ TEST_F(VdpaVmm, MemoryThatWasToBeReplacedIsThereAgain) {
   EXPECT_EQ(mapped->second.user, reinterpret_cast<uintptr_t>(old->host()));
 }
 
+// Memory is plugged while the device is stopped, and what it had before cannot
+// be pinned again.
+TEST_F(VdpaVmm, StaysReadyIfMemoryDoesNotComeBackWhileItIsStopped) {
+  ASSERT_EQ(start(), absl::OkStatus());
+  ASSERT_EQ(stop(), absl::OkStatus());
+  ASSERT_EQ(dev_->state(), DeviceState::kReady);
+  device_.memory_lock_limit = kPage;
+  memory_.begin();
+  ASSERT_NE(add_memory(memory_, kMany, kRamSize, "more"), nullptr);
+  EXPECT_THAT(std::string(memory_.commit().message()),
+              AllOf(HasSubstr("map again"), HasSubstr("RLIMIT_MEMLOCK")));
+  EXPECT_EQ(dev_->state(), DeviceState::kReady);
+  EXPECT_THAT(device_.kernel_maps(), IsEmpty());
+  EXPECT_THAT(std::string(start_again().message()),
+              HasSubstr("RLIMIT_MEMLOCK"));
+  ASSERT_EQ(dev_->state(), DeviceState::kReady);
+  device_.memory_lock_limit = ~uint64_t{0};
+  ASSERT_EQ(start_again(), absl::OkStatus());
+  EXPECT_TRUE(device_.running(0));
+  EXPECT_THAT(device_.device_maps(), SizeIs(2));
+}
+
+TEST_F(VdpaVmm, MemoryIsUnpluggedWhileTheRestDoesNotComeBack) {
+  ASSERT_NE(add_memory(memory_, kMany, kRamSize, "more"), nullptr);
+  ASSERT_EQ(start(), absl::OkStatus());
+  ASSERT_EQ(stop(), absl::OkStatus());
+  device_.memory_lock_limit = kPage;
+  EXPECT_EQ(memory_.remove(kMany), absl::OkStatus());
+  ASSERT_EQ(context_.run_until_memory_settled(kLimit), absl::OkStatus());
+  EXPECT_EQ(dev_->state(), DeviceState::kReady);
+  device_.memory_lock_limit = ~uint64_t{0};
+  ASSERT_EQ(start_again(), absl::OkStatus());
+  EXPECT_THAT(device_.device_maps(), SizeIs(1));
+}
+
 TEST_F(VdpaVmm, CannotBeMigratedAndSaysWhy) {
   ASSERT_EQ(start(), absl::OkStatus());
   EXPECT_THAT(dev_->migration_blockers(), SizeIs(1));
@@ -174,9 +214,7 @@ TEST_F(VdpaWithoutSuspend, ADrainedRingGoesOnWhereItStood) {
   ASSERT_EQ(stop(), absl::OkStatus());
   EXPECT_EQ(dev_->state(), DeviceState::kReady);
   EXPECT_EQ(dev_->queue_base(QueueIndex{0}), VringBase{7});
-  ASSERT_EQ(dev_->run([this](Completion done) { dev_->start(std::move(done)); },
-                      kLimit),
-            absl::OkStatus());
+  ASSERT_EQ(start_again(), absl::OkStatus());
   EXPECT_EQ(device_.rings[0].base, 7u);
 }
 

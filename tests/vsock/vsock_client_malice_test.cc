@@ -2,7 +2,10 @@
 //
 // What no sound socket device does.
 
+#include <time.h>
+
 #include <array>
+#include <chrono>
 #include <cstring>
 #include <optional>
 #include <random>
@@ -141,6 +144,23 @@ TEST_F(VsockMaliceTest, AnEventThatIsNoneBreaksTheClient) {
   expect_broken("vq 2: a vsock event of 3 bytes");
 }
 
+TEST_F(VsockMaliceTest, BuffersOfEventsComeBack) {
+  make_client();
+  for (uint32_t i = 0; i < 3 * kBuffers; ++i) {
+    const auto stream = client->connect({2, 1});
+    ASSERT_TRUE(stream.ok());
+    const auto chain = events_queue->pop();
+    ASSERT_TRUE(chain.has_value()) << "event " << i;
+    const auto event = vsock_transport_reset_event();
+    std::memcpy(memory.translate(chain->writable[0].addr, event.size()),
+                event.data(), event.size());
+    events_queue->complete(chain->head, event.size());
+    client->poll();
+    EXPECT_TRUE(absl::IsAborted(client->info(*stream)->status));
+  }
+  EXPECT_TRUE(client->status().ok()) << client->status();
+}
+
 TEST_F(VsockMaliceTest, MoreThanTheCreditResetsTheStreamAlone) {
   make_client();
   const VsockStream stream = open_stream();
@@ -227,6 +247,88 @@ TEST_F(VsockMaliceTest, AFloodOfStrayPacketsIsNotKept) {
   }
   client->poll();
   EXPECT_GT(client->stray_packets(), taken) << "it goes on";
+}
+
+// As Linux does, which has a buffer for each answer before it takes a packet.
+TEST_F(VsockMaliceTest, WhatTheUserAsksForDoesNotStopReceiving) {
+  make_client();
+  for (uint32_t i = 0; i < 192; ++i) {
+    ASSERT_TRUE(client->connect({2, i}).ok());
+  }
+  for (int round = 0; round < 2; ++round) {
+    for (uint32_t i = 0; i < kBuffers; ++i) {
+      deliver(packet_of(VsockOp::kRequest));
+    }
+    EXPECT_EQ(client->poll(), kBuffers);
+    EXPECT_TRUE(receive->has_available()) << "they come back";
+  }
+  for (int requests = 0; requests < 192; ++requests) {
+    EXPECT_EQ(sent()->op, VsockOp::kRequest);
+    client->poll();
+  }
+  EXPECT_EQ(sent()->op, VsockOp::kReset);
+}
+
+// The peer sees its credit by what it was told before: one update tells all.
+TEST_F(VsockMaliceTest, UpdatesOfCreditThatAreNotTakenBecomeOne) {
+  make_client();
+  const VsockStream stream = open_stream();
+  for (uint32_t i = 0; i < kBuffers; ++i) {
+    ASSERT_TRUE(client->connect({2, i}).ok());  // They fill the queue.
+  }
+  for (int round = 0; round < 3; ++round) {
+    deliver(packet_of(VsockOp::kData, 80));
+    EXPECT_EQ(client->poll(), 1u);
+    std::array<std::byte, 80> bytes{};
+    EXPECT_EQ(client->receive(stream, bytes).value(), 80u);
+  }
+  for (uint32_t i = 0; i < kBuffers; ++i) {
+    EXPECT_EQ(sent()->op, VsockOp::kRequest);
+  }
+  client->poll();
+  const auto update = sent();
+  ASSERT_TRUE(update.has_value());
+  EXPECT_EQ(update->op, VsockOp::kCreditUpdate);
+  EXPECT_EQ(update->forwarded, 240u);
+  client->poll();
+  EXPECT_EQ(sent(), std::nullopt);
+}
+
+TEST_F(VsockMaliceTest, WhatIsNotTakenDoesNotKeepItAwake) {
+  make_client();
+  while (receive->has_available()) {
+    deliver(packet_of(VsockOp::kData, 1));
+    client->poll();
+  }
+  const auto cpu_time = [] {
+    timespec now{};
+    ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return std::chrono::seconds(now.tv_sec) +
+           std::chrono::nanoseconds(now.tv_nsec);
+  };
+  const auto before = cpu_time();
+  EXPECT_FALSE(client->wait(std::chrono::milliseconds(200)));
+  EXPECT_LT(cpu_time() - before, std::chrono::milliseconds(50));
+  ASSERT_EQ(sent()->op, VsockOp::kReset);
+  EXPECT_TRUE(client->wait(Duration(0))) << "there is room for an answer";
+}
+
+TEST_F(VsockMaliceTest, ADeviceThatTakesNothingIsNotAskedForEver) {
+  make_client();
+  absl::Status status;
+  int asked = 0;
+  for (; asked < 10000 && status.ok(); ++asked) {
+    const auto stream = client->connect({2, 1});
+    status = stream.status();
+    if (stream.ok()) client->close(*stream);
+    client->poll();
+  }
+  EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("takes no packets"));
+  EXPECT_GE(asked, 256) << "as many streams as there may be";
+  EXPECT_LT(asked, 1000);
+  while (sent().has_value()) client->poll();
+  EXPECT_TRUE(client->connect({2, 1}).ok()) << "it goes on";
 }
 
 TEST_F(VsockMaliceTest, AStrayResetIsNotAnswered) {

@@ -23,6 +23,9 @@ namespace {
 
 using ::testing::HasSubstr;
 
+// Numbers that are counted up never come back.
+static_assert(sizeof(VsockStream) == sizeof(uint64_t));
+
 class VsockClientTest : public ::testing::Test {
  protected:
   void make() {
@@ -260,6 +263,28 @@ TEST_F(VsockClientTest, ATransportResetClosesStreamsAndChangesTheCid) {
   EXPECT_TRUE(absl::IsAlreadyExists(client().listen(77))) << "ports stay";
 }
 
+TEST_F(VsockClientTest, ReadsTheCidLaterWhereTheDriverIsBusy) {
+  start();
+  const auto stream = guest->connect(1);
+  ASSERT_TRUE(stream.ok());
+  model->transport_reset(43);
+  backend->config_changed();
+  while (guest->driver().config_generation() == 0) {
+    guest->driver().turn_loop();
+    std::this_thread::yield();
+  }
+  std::array<std::byte, kVsockConfigSize> config;
+  absl::Status read = absl::UnknownError("not over");
+  guest->driver().read_config(
+      0, config, [&read](absl::Status status) { read = std::move(status); });
+  client().poll();
+  EXPECT_TRUE(client().status().ok()) << client().status();
+  EXPECT_EQ(client().guest_cid(), 42u);
+  ASSERT_TRUE(guest->until([&] { return client().guest_cid() == 43; }));
+  EXPECT_TRUE(read.ok()) << read;
+  EXPECT_EQ(guest->info(*stream).state, VsockState::kClosed);
+}
+
 TEST_F(VsockClientTest, WorksWithoutAnEventQueue) {
   guest_options.queues = 2;
   guest_options.config_size = 0;
@@ -297,6 +322,17 @@ TEST_F(VsockClientTest, RunsAgainAfterAStop) {
     guest->drop_client();
     ASSERT_TRUE(guest->start().ok());
   }
+}
+
+TEST_F(VsockClientTest, ASendAfterAStopSaysSo) {
+  start();
+  const auto stream = guest->connect(1);
+  ASSERT_TRUE(stream.ok());
+  ASSERT_TRUE(guest->stop().ok());
+  const absl::Status status = client().send(*stream, some_bytes(1, 1)).status();
+  EXPECT_TRUE(absl::IsCancelled(status)) << status;
+  client().poll();
+  EXPECT_TRUE(absl::IsCancelled(client().status())) << client().status();
 }
 
 // The host may still speak to a stream that was not closed.

@@ -128,6 +128,44 @@ TEST_F(VsockDeviceTest, DoesNotStartWithTheCidOfAnotherGuest) {
   EXPECT_TRUE(start_vsock().ok());
 }
 
+TEST_F(VsockDeviceTest, AStopBetweenTheHalvesOfAStartWins) {
+  make_vsock(77);
+  Outcome started;
+  Outcome stopped;
+  vsock->start(started.completion());
+  vsock->stop(StopReason::kVmPause, stopped.completion());
+  loop.run_ready();
+  EXPECT_TRUE(absl::IsCancelled(started.status())) << started.status();
+  EXPECT_TRUE(stopped.status().ok()) << stopped.status();
+  EXPECT_EQ(dev->state(), DeviceState::kReady);
+  EXPECT_FALSE(dev->queue_started(VsockQueues::kTransmit));
+  EXPECT_TRUE(start_vsock().ok()) << "it can start again";
+  EXPECT_EQ(dev->state(), DeviceState::kRunning);
+}
+
+TEST_F(VsockDeviceTest, StopsAsTheDeviceDoes) {
+  make_vsock(0, testing::like_vhost_user());
+  ASSERT_TRUE(start_vsock().ok());
+  EXPECT_TRUE(drive([this](Completion done) {
+                vsock->stop(StopReason::kVmPause, std::move(done));
+              }).ok());
+  EXPECT_EQ(dev->state(), DeviceState::kReady);
+}
+
+// The change is over for the device, but its completion was not called yet.
+TEST_F(VsockDeviceTest, StartsWithTheCidOfTheMoment) {
+  make_vsock(77);
+  backend->cids_in_use = {77};
+  Outcome changed;
+  Outcome started;
+  vsock->set_guest_cid(78, changed.completion());
+  vsock->start(started.completion());
+  loop.run_ready();
+  EXPECT_TRUE(changed.status().ok()) << changed.status();
+  EXPECT_TRUE(started.status().ok()) << started.status();
+  EXPECT_EQ(backend->cid, 78u);
+}
+
 TEST_F(VsockDeviceTest, DoesNotStartWithACidThatNoGuestHas) {
   for (const uint64_t cid : {1ull, 2ull, 0xffffffffull, 0x100000000ull}) {
     make_vsock(cid);

@@ -154,7 +154,7 @@ constexpr OptionSpec kCid = {
                    parse_number(text, kVsockFirstGuestCid, kVsockLastGuestCid));
     }};
 constexpr OptionSpec kPort = {
-    "port", "P", "the host's port (with --kernel, default: a free one)",
+    "port", "P", "the host's port; --socket needs it; --kernel: a free one",
     [](Options& out, absl::string_view text) {
       return store(out.port, parse_number(text, 1, 0xfffffffe));
     }};

@@ -11,8 +11,8 @@
 
 namespace vhost::ctl {
 
-// The vhost-user back-end that the command line names; not connected yet.
-// --timeout bounds each of its replies, of whatever class.
+// The back-end that the command line names, vhost-user or vDPA; not connected
+// yet.  --timeout bounds each of its replies, of whatever class.
 // Errors: kInvalidArgument  --fd is not open.
 absl::StatusOr<std::unique_ptr<VhostOps>> make_ops(const Options& options);
 

@@ -64,7 +64,6 @@ class ClientPort final : public EchoPort {
  public:
   explicit ClientPort(NetClient& client) : client_(client) {}
 
-  NetClient& client() { return client_; }
   uint32_t pairs() const override { return client_.pairs(); }
   absl::Status send(std::span<const std::byte> frame, uint64_t number,
                     uint32_t pair) override {

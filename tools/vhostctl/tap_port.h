@@ -27,7 +27,7 @@ absl::StatusOr<UniqueFd> open_tap(const std::string& name);
 // it, and those of the echo's type that come in are taken.
 class InterfacePort final : public EchoPort {
  public:
-  // Errors: kNotFound, kPermissionDenied and others.
+  // Errors: kUnavailable (no such interface), kPermissionDenied and others.
   static absl::StatusOr<std::unique_ptr<InterfacePort>> open(
       const std::string& name);
 
