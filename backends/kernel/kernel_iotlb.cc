@@ -17,6 +17,10 @@ namespace {
 // readable.
 constexpr int kAnswersAtOnce = 256;
 
+// How often a request is made again after translations were given: once for
+// each page of the largest ring is enough.
+constexpr int kMostTries = 512;
+
 bool overlap(uint64_t a, uint64_t a_size, uint64_t b, uint64_t b_size) {
   return a_size != 0 && b_size != 0 && a <= b + (b_size - 1) &&
          b <= a + (a_size - 1);
@@ -24,46 +28,57 @@ bool overlap(uint64_t a, uint64_t a_size, uint64_t b, uint64_t b_size) {
 
 }  // namespace
 
+absl::Status VhostKernelOps::with_translations(KernelDevice& device,
+                                               OneDevice request) {
+  absl::Status status = request(device);
+  for (int i = 0; !status.ok() && iommu_ && i < kMostTries; ++i) {
+    const absl::StatusOr<bool> answered = answer_misses(device);
+    if (!answered.ok()) return answered.status();
+    if (!*answered) break;
+    status = request(device);
+  }
+  return status;
+}
+
+// Whether anything was answered.
 absl::StatusOr<bool> VhostKernelOps::answer_misses(KernelDevice& device) {
-  const std::weak_ptr<char> alive = alive_;
-  bool asked = false;
+  bool any = false;
   for (int i = 0; i < kAnswersAtOnce; ++i) {
     const absl::StatusOr<std::optional<IotlbRequest>> request =
         device.next_iotlb(iotlb_version_);
     if (!request.ok()) return request.status();
     if (!request->has_value()) break;
-    asked = true;
-    const absl::Status answered = answer_miss(device, **request);
-    if (alive.expired()) break;
-    if (!answered.ok()) return answered;
+    const absl::StatusOr<bool> answered = answer_miss(device, **request);
+    if (!answered.ok()) return answered.status();
+    any = any || *answered;
   }
-  return asked;
+  return any;
 }
 
-absl::Status VhostKernelOps::answer_miss(KernelDevice& device,
-                                         const IotlbRequest& request) {
-  if (sink_ == nullptr) return absl::OkStatus();
+// Whether the device has the translation now.
+absl::StatusOr<bool> VhostKernelOps::answer_miss(KernelDevice& device,
+                                                 const IotlbRequest& request) {
+  if (sink_ == nullptr) return false;
   BackendServices& services = sink_->services();
   if (request.kind == IotlbRequest::Kind::kAccessFail) {
     services.iotlb_access_failed(request.iova, request.access);
-    return absl::OkStatus();
+    return false;
   }
-  const std::weak_ptr<char> alive = alive_;
   const absl::StatusOr<IotlbEntry> entry =
       services.translate(request.iova, request.access);
   // Without a translation the ring waits, as the VMM wanted.
-  if (!entry.ok() || alive.expired()) return absl::OkStatus();
+  if (!entry.ok()) return false;
   std::optional<UpdateIotlb> update;
   if (memory_ != nullptr) {
     update = place_translation(*entry, request.iova, request.access, *memory_);
   }
   if (!update.has_value()) {
     services.iotlb_access_failed(request.iova, request.access);
-    return absl::OkStatus();
+    return false;
   }
   VHOST_RETURN_IF_ERROR(device.send_iotlb(*update, iotlb_version_));
   note_translation(*update);
-  return absl::OkStatus();
+  return true;
 }
 
 absl::Status VhostKernelOps::send_to_all(const UpdateIotlb& update) {
@@ -161,10 +176,8 @@ void VhostKernelOps::watch_devices() {
 }
 
 void VhostKernelOps::serve(size_t device) {
-  const std::weak_ptr<char> alive = alive_;
   const absl::StatusOr<bool> answered = answer_misses(devices_[device]);
-  if (alive.expired() || answered.ok()) return;
-  lose(annotate(answered.status(), layout_.label));
+  if (!answered.ok()) lose(annotate(answered.status(), layout_.label));
 }
 
 }  // namespace vhost

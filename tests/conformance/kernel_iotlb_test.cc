@@ -176,6 +176,7 @@ TEST_F(KernelIotlb, ARingThatTheIommuDoesNotMapIsRefused) {
   EXPECT_EQ(status.code(), Code::kAborted);
   EXPECT_THAT(std::string(status.message()),
               HasSubstr("VHOST_NET_SET_BACKEND vq 0: EFAULT"));
+  EXPECT_THAT(iommu_.asked, SizeIs(guest_.queues())) << "once for each ring";
 }
 
 TEST_F(KernelIotlb, AMissIsAnsweredFromTheLoopToTheDeviceThatAsked) {
