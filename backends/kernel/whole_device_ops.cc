@@ -40,10 +40,14 @@ void WholeDeviceOps::set_going(const Go& verb, BatchSteps& steps) {
       kicked.ok() ? run_now()
                   : absl::AbortedError(absl::StrCat(
                         layout().label, ": not all rings are kicked"));
+  bool told = false;
   for (const Go::Queue& queue : verb.queues) {
     if (!queue.enabled) continue;
     steps.add(StepKind::kEnable, queue.index, going);
+    told = true;
   }
+  // The device runs or does not, whichever queues are enabled.
+  if (!told) steps.add({}, going);
 }
 
 void WholeDeviceOps::halt(const Quiesce& verb, BatchSteps& steps) {
