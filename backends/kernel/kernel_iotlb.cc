@@ -26,6 +26,23 @@ bool overlap(uint64_t a, uint64_t a_size, uint64_t b, uint64_t b_size) {
          b <= a + (a_size - 1);
 }
 
+bool touches(const IotlbEntry& entry, const VringAddresses& addr) {
+  const std::array<const RingPart*, 3> parts = {&addr.desc, &addr.avail,
+                                                &addr.used};
+  return std::any_of(parts.begin(), parts.end(), [&](const RingPart* part) {
+    return overlap(entry.iova, entry.size, part->gpa, part->size);
+  });
+}
+
+absl::Status check_range(const IotlbEntry& entry) {
+  if (entry.size != 0 && entry.iova + (entry.size - 1) >= entry.iova) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat("translation of ", entry.size,
+                                                 " bytes at iova 0x",
+                                                 absl::Hex(entry.iova)));
+}
+
 }  // namespace
 
 absl::Status VhostKernelOps::with_translations(KernelDevice& device,
@@ -82,14 +99,36 @@ absl::StatusOr<bool> VhostKernelOps::answer_miss(KernelDevice& device,
 }
 
 absl::Status VhostKernelOps::send_to_all(const UpdateIotlb& update) {
-  if (update.entry.size == 0 ||
-      update.entry.iova + (update.entry.size - 1) < update.entry.iova) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("translation of ", update.entry.size, " bytes at iova 0x",
-                     absl::Hex(update.entry.iova)));
-  }
+  VHOST_RETURN_IF_ERROR(check_range(update.entry));
   for (KernelDevice& device : devices_) {
     VHOST_RETURN_IF_ERROR(device.send_iotlb(update, iotlb_version_));
+  }
+  return absl::OkStatus();
+}
+
+// A translation of rings goes only to the devices that have one of them:
+// otherwise a start would be as many messages as rings times devices.
+absl::Status VhostKernelOps::send_to_rings(const UpdateIotlb& update,
+                                           std::span<const VringSetup> coming) {
+  VHOST_RETURN_IF_ERROR(check_range(update.entry));
+  const uint32_t each = layout_.queues_per_device;
+  std::vector<bool> wanted(devices_.size());
+  for (size_t i = 0; i < queues_.size(); ++i) {
+    if (touches(update.entry, queues_[i].addr)) wanted[i / each] = true;
+  }
+  for (const VringSetup& setup : coming) {
+    if (has(setup.index) && touches(update.entry, setup.addr)) {
+      wanted[to_int(setup.index) / each] = true;
+    }
+  }
+  const bool of_rings =
+      std::find(wanted.begin(), wanted.end(), true) != wanted.end();
+  if (!of_rings || update.entry.access == IotlbAccess::kNone) {
+    return send_to_all(update);
+  }
+  for (size_t i = 0; i < devices_.size(); ++i) {
+    if (!wanted[i]) continue;
+    VHOST_RETURN_IF_ERROR(devices_[i].send_iotlb(update, iotlb_version_));
   }
   return absl::OkStatus();
 }
@@ -107,7 +146,7 @@ absl::Status VhostKernelOps::forget_translations() {
   }
   ring_translations_ = std::move(kept);
   for (const auto& [iova, update] : ring_translations_) {
-    VHOST_RETURN_IF_ERROR(send_to_all(update));
+    VHOST_RETURN_IF_ERROR(send_to_rings(update, {}));
   }
   return absl::OkStatus();
 }
@@ -130,11 +169,7 @@ void VhostKernelOps::keep_pieces(const UpdateIotlb& update,
 
 bool VhostKernelOps::touches_ring(const IotlbEntry& entry) const {
   return std::any_of(queues_.begin(), queues_.end(), [&](const Queue& queue) {
-    const std::array<const RingPart*, 3> parts = {
-        &queue.addr.desc, &queue.addr.avail, &queue.addr.used};
-    return std::any_of(parts.begin(), parts.end(), [&](const RingPart* part) {
-      return overlap(entry.iova, entry.size, part->gpa, part->size);
-    });
+    return touches(entry, queue.addr);
   });
 }
 

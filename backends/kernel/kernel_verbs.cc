@@ -130,7 +130,7 @@ void VhostKernelOps::run(const Configure& verb, BatchSteps& steps) {
   for (size_t i = 0; i < verb.iotlb.size(); ++i) {
     const Step step = {.kind = StepKind::kIotlb,
                        .index = static_cast<uint32_t>(i)};
-    if (steps.add(step, send_to_all(verb.iotlb[i]))) {
+    if (steps.add(step, send_to_rings(verb.iotlb[i], verb.queues))) {
       sent.push_back(&verb.iotlb[i]);
     }
   }

@@ -163,6 +163,8 @@ class VhostKernelOps : public VhostOps {
 
   // Translations (kernel_iotlb.cc).
   absl::Status send_to_all(const UpdateIotlb& update);
+  absl::Status send_to_rings(const UpdateIotlb& update,
+                             std::span<const VringSetup> coming);
   absl::StatusOr<bool> answer_misses(KernelDevice& device);
   absl::StatusOr<bool> answer_miss(KernelDevice& device,
                                    const IotlbRequest& request);
