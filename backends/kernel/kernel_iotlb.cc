@@ -145,6 +145,10 @@ absl::Status VhostKernelOps::forget_translations() {
     keep_pieces(update, kept);
   }
   ring_translations_ = std::move(kept);
+  return give_ring_translations();
+}
+
+absl::Status VhostKernelOps::give_ring_translations() {
   for (const auto& [iova, update] : ring_translations_) {
     VHOST_RETURN_IF_ERROR(send_to_rings(update, {}));
   }

@@ -169,6 +169,7 @@ class VhostKernelOps : public VhostOps {
   absl::StatusOr<bool> answer_miss(KernelDevice& device,
                                    const IotlbRequest& request);
   absl::Status forget_translations();
+  absl::Status give_ring_translations();
   void keep_pieces(const UpdateIotlb& update,
                    std::map<uint64_t, UpdateIotlb>& kept) const;
   bool touches_ring(const IotlbEntry& entry) const;

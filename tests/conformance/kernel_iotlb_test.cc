@@ -32,6 +32,8 @@ using Code = absl::StatusCode;
 
 const Verb kBehindIommu =
     SetFeatures{{kFeatureVersion1, kFeatureAccessPlatform}};
+const Verb kLogged = SetFeatures{
+    {kFeatureVersion1, kFeatureAccessPlatform, kFeatureLogAll}, true};
 const Verb kPlain = SetFeatures{{kFeatureVersion1}};
 
 // A guest IOMMU that maps pages one by one.
@@ -445,11 +447,26 @@ TEST_F(KernelIotlb, AccessPlatformStaysAsItIsWhileRingsRun) {
   start_with_translations();
   EXPECT_EQ(do_verb(SetFeatures{{kFeatureVersion1}, true}).code(),
             Code::kFailedPrecondition);
-  EXPECT_EQ(
-      do_verb(SetFeatures{
-          {kFeatureVersion1, kFeatureAccessPlatform, kFeatureLogAll}, true}),
-      absl::OkStatus());
+  EXPECT_EQ(do_verb(kLogged), absl::OkStatus());
   EXPECT_TRUE(kernel_.running(0));
+}
+
+TEST_F(KernelIotlb, RingsHaveTheirTranslationsAfterTheLogIsSwitchedOn) {
+  start_with_translations();
+  ASSERT_EQ(do_verb(kLogged), absl::OkStatus());
+  for (size_t device = 0; device < taps_.size(); ++device) {
+    ASSERT_TRUE(translations(device).contains(kShift + Guest::kGpa));
+    EXPECT_EQ(translations(device)[kShift + Guest::kGpa].user,
+              guest_.table()[0].user);
+  }
+}
+
+TEST_F(KernelIotlb, AndAfterOneOfTheDevicesRefusesTheLog) {
+  start_with_translations();
+  kernel_.planned.fail(VHOST_SET_FEATURES, EFAULT, 1);
+  ASSERT_EQ(do_verb(kLogged).code(), Code::kAborted);
+  EXPECT_TRUE(translations(0).contains(kShift + Guest::kGpa));
+  EXPECT_TRUE(translations(1).contains(kShift + Guest::kGpa));
 }
 
 TEST_F(KernelIotlb, ATranslationWithoutAnIommuIsRefused) {
