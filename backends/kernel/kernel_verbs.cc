@@ -88,7 +88,6 @@ absl::Status VhostKernelOps::leave_iotlb_mode() {
   watches_.clear();
   devices_.clear();
   devices_gone();
-  for (Queue& queue : queues_) queue = Queue();
   iommu_ = false;
   iotlb_mode_ = false;
   const BackendTraits known = traits_;
