@@ -34,6 +34,21 @@ bool touches(const IotlbEntry& entry, const VringAddresses& addr) {
   });
 }
 
+// Whether `known`, of the same iova, says all that `update` does.
+bool says_all_of(const UpdateIotlb& known, const UpdateIotlb& update) {
+  const auto given = static_cast<unsigned>(known.entry.access);
+  const auto needed = static_cast<unsigned>(update.entry.access);
+  return known.user == update.user && known.entry.gpa == update.entry.gpa &&
+         known.entry.size >= update.entry.size && (given & needed) == needed;
+}
+
+// The device was told of `update`: what it was told before of that iova is
+// replaced, unless that was more.
+void keep(const UpdateIotlb& update, std::map<uint64_t, UpdateIotlb>& kept) {
+  UpdateIotlb& known = kept[update.entry.iova];
+  if (!says_all_of(known, update)) known = update;
+}
+
 absl::Status check_range(const IotlbEntry& entry) {
   if (entry.size != 0 && entry.iova + (entry.size - 1) >= entry.iova) {
     return absl::OkStatus();
@@ -167,7 +182,7 @@ void VhostKernelOps::keep_pieces(const UpdateIotlb& update,
     const std::optional<UpdateIotlb> piece =
         place_translation(entry, entry.iova + offset, entry.access, *memory_);
     if (!piece.has_value() || piece->user != update.user + offset) continue;
-    if (touches_ring(piece->entry)) kept.emplace(piece->entry.iova, *piece);
+    if (touches_ring(piece->entry)) keep(*piece, kept);
   }
 }
 
@@ -181,9 +196,7 @@ bool VhostKernelOps::touches_ring(const IotlbEntry& entry) const {
 void VhostKernelOps::note_translation(const UpdateIotlb& update) {
   const IotlbEntry& entry = update.entry;
   if (entry.access != IotlbAccess::kNone) {
-    if (touches_ring(entry)) {
-      ring_translations_.insert_or_assign(entry.iova, update);
-    }
+    if (touches_ring(entry)) keep(update, ring_translations_);
     return;
   }
   std::erase_if(ring_translations_, [&](const auto& known) {

@@ -135,6 +135,16 @@ class KernelIotlb : public ::testing::Test {
     table[0].size /= 2;
     return table;
   }
+  // Memory without a ring comes and goes.
+  void change_other_memory() {
+    const auto more = Guest::memory(0x10000);
+    std::vector<MemoryTableEntry> table = guest_.table();
+    table.push_back(entry_at(0x40000000, more));
+    ASSERT_EQ(do_verb(UpdateMemory{diff_between(guest_.table(), table)}),
+              absl::OkStatus());
+    ASSERT_EQ(do_verb(UpdateMemory{diff_between(table, guest_.table())}),
+              absl::OkStatus());
+  }
   void turn() { ASSERT_TRUE(loop_->run_once(Duration::zero()).ok()); }
   auto& translations(size_t device) {
     return kernel_.open_devices()[device]->translations;
@@ -362,6 +372,31 @@ TEST_F(KernelIotlb, WhatMovedInThisProcessIsNotGivenAgain) {
             absl::OkStatus());
   ASSERT_THAT(translations(0), SizeIs(1));
   EXPECT_EQ(translations(0).begin()->second.entry.size, Guest::kSize / 2);
+}
+
+// The device may ask for a page of a ring that it has a translation of.
+TEST_F(KernelIotlb, AShorterAnswerDoesNotReplaceARingsLongerTranslation) {
+  start_with_translations();
+  const uint64_t first = kShift + Guest::kGpa;
+  kernel_.ask(0, first, IotlbAccess::kBoth);
+  turn();
+  ASSERT_THAT(iommu_.asked, SizeIs(1));
+  change_other_memory();
+  ASSERT_TRUE(translations(0).contains(first));
+  EXPECT_EQ(translations(0)[first].entry.size, Guest::kSize);
+}
+
+TEST_F(KernelIotlb, AShorterAnswerOfAnotherPlaceReplacesIt) {
+  start_with_translations();
+  const uint64_t first = kShift + Guest::kGpa;
+  iommu_.pages[first] = Guest::kGpa + Guest::kSize / 2;
+  kernel_.ask(0, first, IotlbAccess::kBoth);
+  turn();
+  change_other_memory();
+  ASSERT_TRUE(translations(0).contains(first));
+  EXPECT_EQ(translations(0)[first].entry.size, PagedIommu::kPage);
+  EXPECT_EQ(translations(0)[first].user,
+            guest_.table()[0].user + Guest::kSize / 2);
 }
 
 // The same memory elsewhere in the guest: where the ring lies now, the IOMMU
