@@ -397,6 +397,7 @@ class VhostDev::Impl final : public BackendSink,
   struct Beside {
     Operation operation;
     Pending pending;
+    bool closed = false;  // Submitted behind the close of a broken device.
   };
   std::list<Beside> beside_;
   bool running_ = false;  // Inside run().

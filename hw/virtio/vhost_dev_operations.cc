@@ -194,8 +194,14 @@ void VhostDev::Impl::note_broken(const absl::Status& why, Tell tell) {
   if (!life_.move_to(DeviceState::kBroken).ok()) return;
   broken_status_ = why;
   abandon_memory_update(why);
-  applied_.clear();
-  iotlb_told_ = false;
+  if (worker_ == nullptr) {
+    applied_.clear();
+    iotlb_told_ = false;
+  } else {
+    // The worker may still use it, until the close behind it is done.
+    worker_->keep_until_closed(
+        std::make_shared<AppliedMemory>(std::exchange(applied_, {})));
+  }
   memory_changed_ = false;
   config_.clear();
   ++config_changes_;
