@@ -157,6 +157,7 @@ class VhostDev::Impl final : public BackendSink,
   void sequence_ended(absl::Status status);
   void go_on();
   // A verb beside whatever operation is under way (UpdateIotlb may be).
+  bool waited_for(uint64_t last) const;
   absl::string_view busy_with() const;
   void submit_beside(Verb verb, Operation operation);
   void beside_ended(uint64_t serial, const BatchResult& result);

@@ -135,14 +135,23 @@ void VhostDev::Impl::defer(absl::AnyInvocable<void(Impl&)> work) {
   });
 }
 
+// Whether somebody waits for an operation up to the `last`.
+bool VhostDev::Impl::waited_for(uint64_t last) const {
+  const auto asked = [last](const Operation& operation) {
+    return !operation.internal && operation.serial <= last;
+  };
+  return (current_.has_value() && asked(*current_)) ||
+         (next_.has_value() && asked(*next_)) ||
+         std::any_of(beside_.begin(), beside_.end(), [&](const Beside& entry) {
+           return asked(entry.operation);
+         });
+}
+
 void VhostDev::Impl::cancel() {
-  if (!current_.has_value()) return;
-  if (current_->internal && !next_.has_value()) return;
+  if (!waited_for(serials_)) return;
   if (inside_backend() || runner_.on_stack()) {
-    defer([serial = current_->serial](Impl& self) {
-      if (self.current_.has_value() && self.current_->serial == serial) {
-        self.cancel();
-      }
+    defer([last = serials_](Impl& self) {
+      if (self.waited_for(last)) self.cancel();
     });
     return;
   }

@@ -220,6 +220,21 @@ TEST_F(Iommu, AnUnmapMayBeWaitedFor) {
   EXPECT_TRUE(status.ok()) << status;
 }
 
+// Regression: an unmap that ran alone could not be cancelled.
+TEST_F(Iommu, AnUnmapThatTakesTooLongIsCancelled) {
+  make_translated();
+  ops->completes = testing::Completes::kNever;
+
+  const absl::Status status = dev->run(
+      [&](Completion done) {
+        dev->invalidate_iotlb(kIova, kPage, std::move(done));
+      },
+      std::chrono::milliseconds(1));
+
+  EXPECT_TRUE(absl::IsDeadlineExceeded(status)) << status;
+  EXPECT_EQ(dev->state(), DeviceState::kBroken);
+}
+
 TEST_F(Iommu, AnUnmapThatIsRefusedBreaksTheDevice) {
   make_translated();
   ops->refuse_next("UpdateIotlb", absl::AbortedError("no"));
