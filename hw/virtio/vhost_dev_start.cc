@@ -92,6 +92,8 @@ Task VhostDev::Impl::bring_up(Scope scope, MonotonicTime deadline) {
     status = judge(set);
     if (status.ok()) status = interrupted();
     if (!status.ok()) co_return status;
+    // A back-end that is not behind an IOMMU looks at no translation.
+    if (!behind_iommu()) iotlb_told_ = false;
     attempt_.log = log_for_start();
     if ((attempt_.log != nullptr) == log) break;
   }

@@ -137,11 +137,11 @@ Task VhostDev::Impl::reset_task() {
     Verb reset = ResetDevice();
     BatchResult done =
         co_await Submit(runner_, std::move(reset), after(kRestTimeout));
+    if (done.status.ok()) iotlb_told_ = false;
     status.Update(judge(done));
   }
   forget_positions();
   clear_acked_features();
-  iotlb_told_ = false;
   for (Queue& queue : queues_) queue.enabled.reset();
   co_return status;
 }

@@ -235,6 +235,21 @@ TEST_F(Iommu, AnUnmapThatTakesTooLongIsCancelled) {
   EXPECT_EQ(dev->state(), DeviceState::kBroken);
 }
 
+// Regression: a reset that the back-end never heard of was to have emptied it.
+TEST_F(Iommu, AResetOfABackEndThatHasNoneLeavesItsTranslations) {
+  BackendTraits traits = with_iotlb();
+  traits.has_reset = false;
+  make_accepted(std::move(traits));
+  ASSERT_TRUE(start().ok());
+  ASSERT_TRUE(
+      drive([&](Completion done) { dev->reset(std::move(done)); }).ok());
+  clear_journals();
+
+  EXPECT_TRUE(invalidate(kIova + 0x50000, kPage).ok());
+
+  EXPECT_THAT(*journal, ElementsAre("UpdateIotlb -0x40050000+4096"));
+}
+
 TEST_F(Iommu, AnUnmapThatIsRefusedBreaksTheDevice) {
   make_translated();
   ops->refuse_next("UpdateIotlb", absl::AbortedError("no"));
