@@ -250,6 +250,16 @@ TEST_F(Iommu, AResetOfABackEndThatHasNoneLeavesItsTranslations) {
   EXPECT_THAT(*journal, ElementsAre("UpdateIotlb -0x40050000+4096"));
 }
 
+TEST_F(Iommu, TheVmmMayEndTheDeviceWhenItIsAskedForATranslation) {
+  make_accepted();
+  services.on_translate = [this] { dev.reset(); };
+  Outcome started;
+  dev->start(started.completion());
+  loop.run_ready();
+  EXPECT_FALSE(started.over());
+  EXPECT_EQ(dev, nullptr);
+}
+
 TEST_F(Iommu, AnUnmapThatIsRefusedBreaksTheDevice) {
   make_translated();
   ops->refuse_next("UpdateIotlb", absl::AbortedError("no"));
