@@ -205,7 +205,8 @@ class VhostDev::Impl final : public BackendSink,
     bool started = false;  // KICK is applied.
     bool runs_enabled = false;
     bool kick_bound = false;
-    bool undrained = false;  // Stopped, with requests in flight.
+    bool undrained = false;    // Stopped, with requests in flight.
+    bool unconfirmed = false;  // Stopped, and what is in flight is not known.
 
     // Behind an IOMMU: the translations of `ring` that the back-end has.
     std::vector<UpdateIotlb> iotlb;

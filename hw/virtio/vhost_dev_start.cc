@@ -172,6 +172,7 @@ void VhostDev::Impl::note_kicked(const BatchResult& result) {
     Queue& queue = *find(planned.vq);
     queue.started = true;
     queue.undrained = false;
+    queue.unconfirmed = false;
     queue.runs_enabled = planned.enabled;
     queue.ring = planned.setup;
     queue.format = planned.format;

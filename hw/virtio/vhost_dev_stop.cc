@@ -78,7 +78,8 @@ Task VhostDev::Impl::stop_task(StopReason reason) {
     // What an earlier stop could not confirm is looked at again.
     std::vector<QueueIndex> undrained;
     for (const Queue& queue : queues_) {
-      if (queue.undrained) undrained.push_back(queue.index);
+      if (queue.undrained || queue.unconfirmed)
+        undrained.push_back(queue.index);
     }
     Task drained = drain(std::move(undrained), deadline);
     status = co_await drained;

@@ -260,6 +260,17 @@ TEST_F(Iommu, TheVmmMayEndTheDeviceWhenItIsAskedForATranslation) {
   EXPECT_EQ(dev, nullptr);
 }
 
+TEST_F(Iommu, AStopThatIsNotConfirmedIsNotConfirmedByAnother) {
+  make_translated();
+  services.entries.clear();
+  ASSERT_TRUE(invalidate(kIova, kRam).ok());
+  ASSERT_FALSE(stop().ok());
+  EXPECT_FALSE(stop().ok());
+
+  map_pages(0, kRam, IotlbAccess::kBoth);
+  EXPECT_TRUE(stop().ok());
+}
+
 TEST_F(Iommu, AnUnmapThatIsRefusedBreaksTheDevice) {
   make_translated();
   ops->refuse_next("UpdateIotlb", absl::AbortedError("no"));
