@@ -12,9 +12,6 @@ void VhostDev::Impl::set_queues_enabled(std::span<const QueueIndex> queues,
                                         bool enabled, Completion done) {
   using enum DeviceState;
   if (schedule_.active() && !services_.answering()) {
-    // Told when there is somebody to tell.
-    Operation noted = {.name = "set queues enabled", .done = std::move(done)};
-    noted.collected = running_;
     absl::Status status;
     for (const QueueIndex vq : queues) {
       if (find(vq) != nullptr) continue;
@@ -24,7 +21,7 @@ void VhostDev::Impl::set_queues_enabled(std::span<const QueueIndex> queues,
     if (status.ok()) {
       for (const QueueIndex vq : queues) find(vq)->enabled = enabled;
     }
-    complete(std::move(noted), status);
+    note_for_later("set queues enabled", status, std::move(done));
     return;
   }
   std::vector<QueueIndex> copy(queues.begin(), queues.end());

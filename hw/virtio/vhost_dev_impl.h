@@ -179,6 +179,7 @@ class VhostDev::Impl final : public BackendSink,
   void sequence_ended(absl::Status status);
   void go_on();
   // A verb beside whatever operation is under way (UpdateIotlb may be).
+  bool waited_for(uint64_t last) const;
   absl::string_view busy_with() const;
   absl::Status broken_error() const;
   void submit_beside(Verb verb, Operation operation);
@@ -227,8 +228,9 @@ class VhostDev::Impl final : public BackendSink,
     bool started = false;  // KICK is applied.
     bool runs_enabled = false;
     bool kick_bound = false;
-    bool undrained = false;  // Stopped, with requests in flight.
-    bool noted = false;      // Its requests, in the inflight area.
+    bool undrained = false;    // Stopped, with requests in flight.
+    bool unconfirmed = false;  // Stopped, and what is in flight is not known.
+    bool noted = false;        // Its requests, in the inflight area.
 
     // Behind an IOMMU: the translations of `ring` that the back-end has.
     std::vector<UpdateIotlb> iotlb;
@@ -328,6 +330,8 @@ class VhostDev::Impl final : public BackendSink,
     return current_.has_value() && current_->reconnects;
   }
   void begin_beside_attempt(Operation operation);
+  void note_for_later(absl::string_view name, const absl::Status& status,
+                      Completion done);
   bool hold_start(Operation& operation);
   void start_kept_waiting(Operation start);
   void forget_start(const absl::Status& why);
@@ -459,6 +463,7 @@ class VhostDev::Impl final : public BackendSink,
   struct Beside {
     Operation operation;
     Pending pending;
+    bool closed = false;  // Submitted behind the close of a broken device.
   };
   std::list<Beside> beside_;
   bool running_ = false;  // Inside run().

@@ -8,6 +8,11 @@
 namespace vhost {
 void VhostDev::Impl::set_mtu(uint16_t mtu, Completion done) {
   using enum DeviceState;
+  if (schedule_.active() && !services_.answering()) {
+    told_mtu_ = mtu;
+    note_for_later("set mtu", absl::OkStatus(), std::move(done));
+    return;
+  }
   begin({.name = "set mtu",
          .done = std::move(done),
          .states = {kReady, kRunning},
@@ -32,6 +37,11 @@ void VhostDev::Impl::set_guest_cid(uint64_t cid, Completion done) {
   if (!possible.ok()) {
     operation.collected = running_;
     complete(std::move(operation), std::move(possible));
+    return;
+  }
+  if (schedule_.active() && !services_.answering()) {
+    told_cid_ = cid;
+    note_for_later(operation.name, absl::OkStatus(), std::move(operation.done));
     return;
   }
   begin(std::move(operation));

@@ -146,19 +146,24 @@ void VhostDev::Impl::defer(absl::AnyInvocable<void(Impl&)> work) {
   });
 }
 
+// Whether somebody waits for an operation up to the `last`.
+bool VhostDev::Impl::waited_for(uint64_t last) const {
+  const auto asked = [last](const Operation& operation) {
+    return !operation.internal && operation.serial <= last;
+  };
+  return (current_.has_value() && asked(*current_)) ||
+         (next_.has_value() && asked(*next_)) ||
+         (waiting_start_.has_value() && asked(*waiting_start_)) ||
+         std::any_of(beside_.begin(), beside_.end(), [&](const Beside& entry) {
+           return asked(entry.operation);
+         });
+}
+
 void VhostDev::Impl::cancel() {
-  const bool start_waits = waiting_start_.has_value();
-  if (!start_waits && !current_.has_value()) return;
-  if (!start_waits && current_->internal && !next_.has_value()) return;
+  if (!waited_for(serials_)) return;
   if (inside_backend() || runner_.on_stack()) {
-    const uint64_t serial =
-        start_waits ? waiting_start_->serial : current_->serial;
-    defer([serial](Impl& self) {
-      const bool same =
-          (self.current_.has_value() && self.current_->serial == serial) ||
-          (self.waiting_start_.has_value() &&
-           self.waiting_start_->serial == serial);
-      if (same) self.cancel();
+    defer([last = serials_](Impl& self) {
+      if (self.waited_for(last)) self.cancel();
     });
     return;
   }
@@ -216,8 +221,14 @@ void VhostDev::Impl::note_broken(const absl::Status& why, Tell tell) {
   (of_attempt ? attempt_lost_ : broken_status_) = why;
   // What an attempt was told of memory is forgotten with it.
   abandon_memory_update(of_attempt ? absl::OkStatus() : why);
-  applied_.clear();
-  iotlb_told_ = false;
+  if (worker_ == nullptr) {
+    applied_.clear();
+    iotlb_told_ = false;
+  } else {
+    // The worker may still use it, until the close behind it is done.
+    worker_->keep_until_closed(
+        std::make_shared<AppliedMemory>(std::exchange(applied_, {})));
+  }
   memory_changed_ = false;
   config_.clear();
   ++config_changes_;

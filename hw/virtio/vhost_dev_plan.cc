@@ -64,6 +64,7 @@ absl::Status VhostDev::Impl::plan_queue(Queue& queue,
       device_.legacy_big_endian() && !acked_.has(kFeatureVersion1);
   VHOST_RETURN_IF_ERROR(place(planned, config));
   absl::StatusOr<VringBase> base = resolve_position(queue, planned);
+  if (dead_) return interrupted();
   if (!base.ok()) return base.status();
   planned.setup.base = *base;
 
@@ -93,6 +94,7 @@ absl::Status VhostDev::Impl::place(Planned& planned,
   if (!iommu) return absl::OkStatus();
   absl::StatusOr<std::vector<UpdateIotlb>> pieces =
       translate_ring(*placed, planned.format, services_, view());
+  if (dead_) return interrupted();  // The VMM may end the device in there.
   if (!pieces.ok()) return pieces.status();
   planned.iotlb = *std::move(pieces);
   return absl::OkStatus();

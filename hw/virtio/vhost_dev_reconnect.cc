@@ -33,6 +33,15 @@ void VhostDev::Impl::begin_beside_attempt(Operation operation) {
   end_attempt_soon();
 }
 
+// What is kept for the next connection is done.
+void VhostDev::Impl::note_for_later(absl::string_view name,
+                                    const absl::Status& status,
+                                    Completion done) {
+  Operation noted = {.name = name, .done = std::move(done)};
+  noted.collected = running_;
+  complete(std::move(noted), status);
+}
+
 // Takes a start that has to wait for the back-end.
 bool VhostDev::Impl::hold_start(Operation& operation) {
   if (!schedule_.active() || services_.answering()) return false;
@@ -183,6 +192,8 @@ Task VhostDev::Impl::tell_again() {
     Verb verb = SetMtu{.mtu = *told_mtu_};
     BatchResult told = co_await Submit(runner_, std::move(verb), deadline);
     status = judge(told);
+    // As before: a back-end without this message carries what it gets.
+    if (absl::IsUnimplemented(status)) status = absl::OkStatus();
   }
   co_return status;
 }

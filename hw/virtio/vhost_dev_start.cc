@@ -94,6 +94,8 @@ Task VhostDev::Impl::bring_up(Scope scope, MonotonicTime deadline) {
     status = judge(set);
     if (status.ok()) status = interrupted();
     if (!status.ok()) co_return status;
+    // A back-end that is not behind an IOMMU looks at no translation.
+    if (!behind_iommu()) iotlb_told_ = false;
     attempt_.log = log_for_start();
     if ((attempt_.log != nullptr) == log) break;
   }
@@ -178,6 +180,7 @@ void VhostDev::Impl::note_kicked(const BatchResult& result) {
     Queue& queue = *find(planned.vq);
     queue.started = true;
     queue.undrained = false;
+    queue.unconfirmed = false;
     queue.noted = traits().has_inflight && inflight_.fd != nullptr;
     queue.runs_enabled = planned.enabled;
     queue.ring = planned.setup;

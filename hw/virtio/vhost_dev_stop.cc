@@ -88,7 +88,8 @@ Task VhostDev::Impl::stop_task(StopReason reason) {
     // What an earlier stop could not confirm is looked at again.
     std::vector<QueueIndex> undrained;
     for (const Queue& queue : queues_) {
-      if (queue.undrained) undrained.push_back(queue.index);
+      if (queue.undrained || queue.unconfirmed)
+        undrained.push_back(queue.index);
     }
     Task drained = drain(std::move(undrained), deadline);
     status = co_await drained;
@@ -150,12 +151,12 @@ Task VhostDev::Impl::reset_task() {
     Verb reset = ResetDevice();
     BatchResult done =
         co_await Submit(runner_, std::move(reset), after(kRestTimeout));
+    if (done.status.ok()) iotlb_told_ = false;
     status.Update(judge(done));
   }
   forget_positions();
   forget_inflight();
   clear_acked_features();
-  iotlb_told_ = false;
   for (Queue& queue : queues_) queue.enabled.reset();
   co_return status;
 }

@@ -138,10 +138,17 @@ class NetDevice {
 
   // Instead of VhostDev::start: tells the back-end the MTU, if the driver
   // accepted one and the back-end wants to know, and which pairs are enabled;
-  // then starts.  The link goes up behind the completion.
-  // Errors: kAborted  the MTU was refused.
+  // then starts.  The link goes up behind the completion.  These are several
+  // operations of the VhostDev: ask for a stop through stop(), for
+  // VhostDev::stop between them would be over before the last.
+  // Errors: kCancelled  stop() or reset() was called before the last began.
+  //         kAborted    the MTU was refused.
   //         as VhostDev::start.
   void start(Completion done);
+
+  // Instead of VhostDev::stop, and just as that; a start() under way does not
+  // go on.
+  void stop(StopReason reason, Completion done);
 
   // The driver reset the device: instead of VhostDev::reset.
   void reset(Completion done);

@@ -425,7 +425,7 @@ TEST_F(Reconnect, TheGuestsCidIsToldAgain) {
 
 TEST_F(Reconnect, TheLogIsGivenAgain) {
   make_running();
-  ASSERT_TRUE(memory.log_global_start().ok());
+  ASSERT_TRUE(context.listener().log_global_start().ok());
   loop.run_ready();
   ASSERT_TRUE(dev->logging());
   clear_journals();
