@@ -44,7 +44,7 @@ TEST_F(Reconnect, TheReplayIsAColdStart) {
   loop.run_ready();
 
   ASSERT_EQ(dev->state(), DeviceState::kRunning);
-  ASSERT_EQ(journal->front(), "lost kUnavailable");
+  ASSERT_EQ(journal->front(), "lost UNAVAILABLE");
   journal->erase(journal->begin());
   EXPECT_EQ(*journal, cold);
 }
@@ -399,7 +399,7 @@ TEST_F(Reconnect, OtherOperationsMeanwhileAreRefused) {
   loop.run_ready();
 
   const absl::Status status =
-      drive([&](Completion done) { dev->set_mtu(1500, std::move(done)); });
+      drive([&](Completion done) { dev->send_rarp({}, std::move(done)); });
 
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(status.message()), HasSubstr("device is broken"));
