@@ -208,9 +208,13 @@ class PackedInflight {
 
   // As SplitInflight::recover.  A region never used begins at `fresh`;
   // otherwise that is ignored.  `flags_of_descriptor`: as look_at_packed.
+  // `set_flags` writes them: whoever died while it showed a batch may have left
+  // used descriptors behind the first one, which the driver would believe when
+  // it gets there; they are made available again.
   absl::StatusOr<Recovered> recover(
       PackedPosition fresh,
-      absl::FunctionRef<uint16_t(uint16_t)> flags_of_descriptor);
+      absl::FunctionRef<uint16_t(uint16_t)> flags_of_descriptor,
+      absl::FunctionRef<void(uint16_t, uint16_t)> set_flags);
 
   // The `descriptors` of one request were fetched from the ring; returns the
   // entry that names it.

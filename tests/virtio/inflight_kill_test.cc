@@ -242,8 +242,10 @@ class PackedDevice {
     const absl::StatusOr<LostRing> lost = look_at_packed(
         std::as_bytes(std::span(ring_.words)), Ring::kSize, flags);
     ASSERT_TRUE(lost.ok()) << lost.status();
-    absl::StatusOr<PackedInflight::Recovered> out =
-        inflight_.recover(ring_.seen, flags);
+    absl::StatusOr<PackedInflight::Recovered> out = inflight_.recover(
+        ring_.seen, flags, [this](uint16_t i, uint16_t value) {
+          if (life_.gate()) ring_.desc[i].flags = value;
+        });
     ASSERT_TRUE(out.ok()) << out.status();
     EXPECT_EQ(out->requests.size(), lost->in_flight);
     EXPECT_EQ(out->used, ring_.seen);
