@@ -51,14 +51,14 @@ void hide_used(PackedPosition used, PackedPosition avail, uint16_t queue_size,
 
 absl::StatusOr<PackedInflight> PackedInflight::open(std::span<std::byte> region,
                                                     uint16_t queue_size,
-                                                    StoreGate gate) {
+                                                    StoreObserver* observer) {
   const absl::StatusOr<bool> used =
       check_inflight_region(region, RingFormat::kPacked, queue_size);
   if (!used.ok()) return used.status();
   if (reinterpret_cast<uintptr_t>(region.data()) % 8 != 0) {
     return absl::InvalidArgumentError("inflight region not aligned to 8");
   }
-  return PackedInflight(InflightMemory(region, std::move(gate)), queue_size);
+  return PackedInflight(InflightMemory(region, observer), queue_size);
 }
 
 absl::StatusOr<PackedInflight::Recovered> PackedInflight::recover(
