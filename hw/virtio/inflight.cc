@@ -12,9 +12,6 @@
 namespace vhost {
 namespace {
 
-constexpr uint16_t kAvailFlag = 1 << 7;
-constexpr uint16_t kUsedFlag = 1 << 15;
-
 absl::Status contradiction(std::string what) {
   return absl::DataLossError(absl::StrCat("inflight region: ", what));
 }
@@ -114,9 +111,8 @@ absl::StatusOr<PackedReading> choose_state(
   // The specification compares the indexes alone, and would miss a batch of
   // the whole ring.
   if (used != old) {
-    const uint16_t available = old.wrap ? kAvailFlag : kUsedFlag;
     const uint16_t flags = flags_of_descriptor(old.index);
-    out.commit = (flags & (kAvailFlag | kUsedFlag)) != available;
+    out.commit = (flags & kPackedMarks) != available_marks(old.wrap);
   }
   if (out.commit && !follows(used, old)) {
     return contradiction("its used positions are in the wrong order");

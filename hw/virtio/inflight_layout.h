@@ -17,6 +17,16 @@ namespace vhost {
 
 inline constexpr uint16_t kInflightVersion = 1;
 
+// Flags of a packed descriptor.  Source: VIRTIO 1.3, "Packed Virtqueues".
+inline constexpr uint16_t kPackedAvail = 1 << 7;
+inline constexpr uint16_t kPackedUsed = 1 << 15;
+inline constexpr uint16_t kPackedMarks = kPackedAvail | kPackedUsed;
+// Of a descriptor in the lap of `wrap`.
+constexpr uint16_t available_marks(bool wrap) {
+  return wrap ? kPackedAvail : kPackedUsed;
+}
+constexpr uint16_t used_marks(bool wrap) { return wrap ? kPackedMarks : 0; }
+
 // What both formats begin with.
 struct InflightHead {
   uint64_t features;  // None is defined.

@@ -4,29 +4,27 @@
 #include "vhostdev/inflight.h"
 
 namespace vhost {
-namespace {
 
 template <typename T>
-void store(const StoreGate& gate, std::byte* at, T value) {
-  if (gate && !gate()) return;
-  // ORDER: see InflightMemory.
-  std::atomic_ref(*reinterpret_cast<T*>(at))
-      .store(value, std::memory_order_release);
+void InflightMemory::store(size_t offset, T value) {
+  if (observer_ != nullptr && !observer_->may_store()) return;
+  auto* at = reinterpret_cast<T*>(region_.data() + offset);
+  // ORDER: see the class.
+  std::atomic_ref(*at).store(value, std::memory_order_release);
+  if (observer_ != nullptr) observer_->stored();
 }
-
-}  // namespace
 
 void InflightMemory::store8(size_t offset, uint8_t value) {
-  store(gate_, region_.data() + offset, value);
+  store(offset, value);
 }
 void InflightMemory::store16(size_t offset, uint16_t value) {
-  store(gate_, region_.data() + offset, value);
+  store(offset, value);
 }
 void InflightMemory::store32(size_t offset, uint32_t value) {
-  store(gate_, region_.data() + offset, value);
+  store(offset, value);
 }
 void InflightMemory::store64(size_t offset, uint64_t value) {
-  store(gate_, region_.data() + offset, value);
+  store(offset, value);
 }
 
 }  // namespace vhost

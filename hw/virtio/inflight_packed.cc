@@ -33,23 +33,38 @@ uint64_t word_of(PackedPosition used, PackedPosition old) {
                        .padding = {}});
 }
 
+// Undoes what a batch that was not shown left in the ring.
+void hide_used(PackedPosition used, PackedPosition avail, uint16_t queue_size,
+               absl::FunctionRef<uint16_t(uint16_t)> flags_of_descriptor,
+               absl::FunctionRef<void(uint16_t, uint16_t)> set_flags) {
+  if (used == avail) return;
+  for (PackedPosition at = advance(used, 1, queue_size); at != avail;
+       at = advance(at, 1, queue_size)) {
+    const uint16_t flags = flags_of_descriptor(at.index);
+    if ((flags & kPackedMarks) != used_marks(at.wrap)) continue;
+    const int kept = flags & ~kPackedMarks;
+    set_flags(at.index, static_cast<uint16_t>(kept | available_marks(at.wrap)));
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<PackedInflight> PackedInflight::open(std::span<std::byte> region,
                                                     uint16_t queue_size,
-                                                    StoreGate gate) {
+                                                    StoreObserver* observer) {
   const absl::StatusOr<bool> used =
       check_inflight_region(region, RingFormat::kPacked, queue_size);
   if (!used.ok()) return used.status();
   if (reinterpret_cast<uintptr_t>(region.data()) % 8 != 0) {
     return absl::InvalidArgumentError("inflight region not aligned to 8");
   }
-  return PackedInflight(InflightMemory(region, std::move(gate)), queue_size);
+  return PackedInflight(InflightMemory(region, observer), queue_size);
 }
 
 absl::StatusOr<PackedInflight::Recovered> PackedInflight::recover(
     PackedPosition fresh,
-    absl::FunctionRef<uint16_t(uint16_t)> flags_of_descriptor) {
+    absl::FunctionRef<uint16_t(uint16_t)> flags_of_descriptor,
+    absl::FunctionRef<void(uint16_t, uint16_t)> set_flags) {
   const std::vector<std::byte> copy(memory_.bytes().begin(),
                                     memory_.bytes().end());
   const absl::StatusOr<bool> used =
@@ -77,13 +92,6 @@ absl::StatusOr<PackedInflight::Recovered> PackedInflight::recover(
   for (uint16_t i = 0; i < queue_size(); ++i) {
     entries_[i].next = reading->next[i];
   }
-  // Finishing goes by the old values first, undoing by the new ones: killed in
-  // between, the next recovery decides the same.
-  memory_.store16(reading->commit ? kOldFreeHead : kFreeHead, free_head_);
-  memory_.store64(kUsed, word_of(used_, used_));
-  memory_.store16(reading->commit ? kFreeHead : kOldFreeHead, free_head_);
-  for (const uint16_t entry : reading->stale) memory_.store8(mark_of(entry), 0);
-
   Recovered out = {.used = used_, .avail = used_, .requests = {}};
   for (const uint16_t head : reading->in_flight) {
     const auto first = read_region<PackedRegionEntry>(copy, packed_entry(head));
@@ -103,6 +111,13 @@ absl::StatusOr<PackedInflight::Recovered> PackedInflight::recover(
     out.requests.push_back(std::move(request));
   }
   requests_ = out.requests.size();
+  hide_used(out.used, out.avail, queue_size(), flags_of_descriptor, set_flags);
+  // Finishing goes by the old values first, undoing by the new ones: killed in
+  // between, the next recovery decides the same.
+  memory_.store16(reading->commit ? kOldFreeHead : kFreeHead, free_head_);
+  memory_.store64(kUsed, word_of(used_, used_));
+  memory_.store16(reading->commit ? kFreeHead : kOldFreeHead, free_head_);
+  for (const uint16_t entry : reading->stale) memory_.store8(mark_of(entry), 0);
   return out;
 }
 

@@ -11,14 +11,14 @@ namespace vhost {
 
 absl::StatusOr<SplitInflight> SplitInflight::open(std::span<std::byte> region,
                                                   uint16_t queue_size,
-                                                  StoreGate gate) {
+                                                  StoreObserver* observer) {
   const absl::StatusOr<bool> used =
       check_inflight_region(region, RingFormat::kSplit, queue_size);
   if (!used.ok()) return used.status();
   if (reinterpret_cast<uintptr_t>(region.data()) % 8 != 0) {
     return absl::InvalidArgumentError("inflight region not aligned to 8");
   }
-  return SplitInflight(InflightMemory(region, std::move(gate)), queue_size);
+  return SplitInflight(InflightMemory(region, observer), queue_size);
 }
 
 absl::StatusOr<std::vector<uint16_t>> SplitInflight::recover(

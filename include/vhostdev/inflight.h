@@ -4,7 +4,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -76,9 +75,16 @@ absl::StatusOr<LostRing> look_at_packed(
     std::span<const std::byte> region, uint16_t queue_size,
     absl::FunctionRef<uint16_t(uint16_t)> flags_of_descriptor);
 
-// Asked before every single store to a region; false: the store is not made.
-// Once it was false it must stay so: that is how a test kills a back-end.
-using StoreGate = std::function<bool()>;
+// Sees every single store to a region, and may kill the back-end between any
+// two: for tests.
+class StoreObserver {
+ public:
+  virtual ~StoreObserver() = default;
+  // False: the store is not made.
+  virtual bool may_store() = 0;
+  // It was made.
+  virtual void stored() = 0;
+};
 
 // A region as a back-end writes it.
 //
@@ -89,9 +95,10 @@ using StoreGate = std::function<bool()>;
 // it.  The ring's own stores in between must be releases for the same reason.
 class InflightMemory {
  public:
-  // `region` is aligned to 8 and outlives this.
-  explicit InflightMemory(std::span<std::byte> region, StoreGate gate = {})
-      : region_(region), gate_(std::move(gate)) {}
+  // `region` is aligned to 8; it and `observer` outlive this.
+  explicit InflightMemory(std::span<std::byte> region,
+                          StoreObserver* observer = nullptr)
+      : region_(region), observer_(observer) {}
 
   std::span<const std::byte> bytes() const { return region_; }
 
@@ -102,8 +109,11 @@ class InflightMemory {
   void store64(size_t offset, uint64_t value);
 
  private:
+  template <typename T>
+  void store(size_t offset, T value);
+
   std::span<std::byte> region_;
-  StoreGate gate_;
+  StoreObserver* observer_;
 };
 
 // The back-end's side for a split ring.  What it promises: a request that was
@@ -119,7 +129,7 @@ class SplitInflight {
   // Errors: kInvalidArgument  as check_inflight_region, or not aligned to 8.
   static absl::StatusOr<SplitInflight> open(std::span<std::byte> region,
                                             uint16_t queue_size,
-                                            StoreGate gate = {});
+                                            StoreObserver* observer = nullptr);
 
   // Takes over from whoever used the region, or begins to use it: finishes what
   // was half done, and returns the heads to resubmit in the order in which the
@@ -204,13 +214,17 @@ class PackedInflight {
   // Errors: kInvalidArgument  as check_inflight_region, or not aligned to 8.
   static absl::StatusOr<PackedInflight> open(std::span<std::byte> region,
                                              uint16_t queue_size,
-                                             StoreGate gate = {});
+                                             StoreObserver* observer = nullptr);
 
   // As SplitInflight::recover.  A region never used begins at `fresh`;
   // otherwise that is ignored.  `flags_of_descriptor`: as look_at_packed.
+  // `set_flags` writes them: whoever died while it showed a batch may have left
+  // used descriptors behind the first one, which the driver would believe when
+  // it gets there; they are made available again.
   absl::StatusOr<Recovered> recover(
       PackedPosition fresh,
-      absl::FunctionRef<uint16_t(uint16_t)> flags_of_descriptor);
+      absl::FunctionRef<uint16_t(uint16_t)> flags_of_descriptor,
+      absl::FunctionRef<void(uint16_t, uint16_t)> set_flags);
 
   // The `descriptors` of one request were fetched from the ring; returns the
   // entry that names it.
