@@ -67,9 +67,10 @@ void VhostDev::Impl::launch(Operation operation) {
   absl::Status allowed = life_.expect(operation.states);
   if (!allowed.ok()) {
     if (state() == DeviceState::kBroken) {
-      allowed = absl::Status(
-          allowed.code(),
-          absl::StrCat(allowed.message(), ": ", broken_status_.message()));
+      allowed = vhost::attach(
+          absl::Status(allowed.code(), absl::StrCat(allowed.message(), ": ",
+                                                    broken_status_.message())),
+          broken_status_);
     }
     complete(std::move(operation), allowed);
     return;
@@ -81,6 +82,7 @@ void VhostDev::Impl::launch(Operation operation) {
 }
 
 void VhostDev::Impl::sequence_ended(absl::Status status) {
+  if (!absl::IsCancelled(status)) status = with_record(status);
   Operation ended = *std::exchange(current_, std::nullopt);
   preempted_ = false;
   if (ended.kicks) {
@@ -185,8 +187,9 @@ void VhostDev::Impl::become_broken(const absl::Status& why) {
   });
 }
 
-void VhostDev::Impl::note_broken(const absl::Status& why, Tell tell) {
+void VhostDev::Impl::note_broken(const absl::Status& cause, Tell tell) {
   if (state() == DeviceState::kBroken) return;
+  const absl::Status why = with_record(cause);
   // ORDER: positions are read from guest memory before the references to it
   // are given up.
   keep_positions();
@@ -214,11 +217,12 @@ void VhostDev::Impl::unbind_everything() {
 
 absl::Status VhostDev::Impl::judge(const BatchResult& result) {
   if (result.status.ok()) return result.status;
+  const absl::Status why = with_record(result.status);
   const bool nothing_known = result.applied.empty() && result.refused.empty();
   if (!result.unknown.empty() || (nothing_known && is_silence(result.status))) {
-    become_broken(result.status);
+    become_broken(why);
   }
-  return result.status;
+  return why;
 }
 
 absl::Status VhostDev::Impl::interrupted() const {
@@ -279,10 +283,12 @@ absl::Status VhostDev::Impl::run_until(const bool& over, Duration timeout) {
     }
     pump_once(deadline);
   }
-  const absl::Status late = absl::DeadlineExceededError(absl::StrCat(
-      options_.name, ": ", busy_with(), ": not done within ",
-      std::chrono::duration_cast<std::chrono::milliseconds>(timeout).count(),
-      " ms"));
+  const absl::Status late =
+      with_record(absl::DeadlineExceededError(absl::StrCat(
+          options_.name, ": ", busy_with(), ": not done within ",
+          std::chrono::duration_cast<std::chrono::milliseconds>(timeout)
+              .count(),
+          " ms")));
   cancel();
   run_collected();
   return late;
