@@ -39,7 +39,8 @@ class Proxy : public ::testing::Test {
  protected:
   Proxy() {
     path_ = ::testing::TempDir() + "recordingXXXXXX";
-    UniqueFd(::mkstemp(path_.data()));
+    const UniqueFd made(::mkstemp(path_.data()));
+    EXPECT_TRUE(made.valid());
     auto file = RecordingFile::create(path_);
     EXPECT_TRUE(file.ok()) << file.status();
     file_ = std::make_unique<RecordingFile>(*std::move(file));
