@@ -11,12 +11,7 @@
 namespace vhost {
 namespace {
 
-struct RequestName {
-  unsigned long request;
-  const char* name;
-};
-
-constexpr RequestName kNames[] = {
+constexpr CallLog::Name kNames[] = {
     {VHOST_GET_FEATURES, "VHOST_GET_FEATURES"},
     {VHOST_SET_FEATURES, "VHOST_SET_FEATURES"},
     {VHOST_GET_FEATURES_ARRAY, "VHOST_GET_FEATURES_ARRAY"},
@@ -53,6 +48,8 @@ constexpr RequestName kNames[] = {
     {VHOST_SCSI_GET_EVENTS_MISSED, "VHOST_SCSI_GET_EVENTS_MISSED"},
     {VHOST_VSOCK_SET_GUEST_CID, "VHOST_VSOCK_SET_GUEST_CID"},
     {VHOST_VSOCK_SET_RUNNING, "VHOST_VSOCK_SET_RUNNING"},
+    {kWriteMessage, "write VHOST_IOTLB_MSG"},
+    {kReadMessage, "read VHOST_IOTLB_MSG"},
 };
 
 // What an errno means for a request.  Sources: the kernel's drivers/vhost, and
@@ -157,8 +154,10 @@ absl::StatusCode code_of(unsigned long request, int error) {
 
 }  // namespace
 
+std::span<const CallLog::Name> call_names() { return kNames; }
+
 absl::string_view request_name(unsigned long request) {
-  for (const RequestName& entry : kNames) {
+  for (const CallLog::Name& entry : kNames) {
     if (entry.request == request) return entry.name;
   }
   return "a request that is not vhost's";

@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "backends/kernel/memory_table.h"
+#include "backends/kernel/recorded_file.h"
 #include "vhostdev/status.h"
 
 namespace vhost {
@@ -132,7 +133,9 @@ absl::Status VhostKernelOps::open_all() {
     if (!file.ok()) return file.status();
     const BackendQueue first{static_cast<uint32_t>(i) *
                              layout_.queues_per_device};
-    devices_.emplace_back(*std::move(file), first, counters_);
+    devices_.emplace_back(
+        std::make_unique<RecordedVhostFile>(*std::move(file), &log_), first,
+        counters_);
     VHOST_RETURN_IF_ERROR(own(devices_.back(), first, offer));
   }
   // Only now is the module there, which the first open may have loaded.

@@ -14,7 +14,9 @@
 #include "absl/status/status.h"
 #include "backends/kernel/ioctl_seam.h"
 #include "backends/kernel/kernel_device.h"
+#include "backends/kernel/refusal.h"
 #include "vhostdev/batch_steps.h"
+#include "vhostdev/request_log.h"
 #include "vhostdev/vhost_kernel.h"
 #include "vhostdev/vhost_ops.h"
 
@@ -40,7 +42,11 @@ class VhostKernelOps : public VhostOps {
   void attach(EventLoop* loop, BackendSink* sink) override;
   void pump(MonotonicTime deadline) override;
   void close(const absl::Status& why) override;
+  std::vector<std::string> recent() const override { return log_.lines(); }
   BackendCounters counters() const override { return counters_; }
+  std::vector<RequestStats> request_stats() const override {
+    return log_.stats();
+  }
 
  protected:
   struct Layout {
@@ -181,6 +187,7 @@ class VhostKernelOps : public VhostOps {
   KernelSystem system_;
   BackendTraits traits_;
   BackendCounters counters_;
+  CallLog log_{call_names()};  // Outlives the devices.
   std::vector<KernelDevice> devices_;
   std::vector<std::unique_ptr<EventLoop::Watch>> watches_;  // As devices_.
   std::vector<Queue> queues_;

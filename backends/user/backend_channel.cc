@@ -20,8 +20,12 @@ constexpr size_t kAnswerSize = sizeof(wire::Header) + sizeof(uint64_t);
 
 }  // namespace
 
-BackendChannel::BackendChannel(uint64_t protocol_features, Host* host)
-    : protocol_features_(protocol_features), host_(host), in_(kInputSize) {}
+BackendChannel::BackendChannel(uint64_t protocol_features, Host* host,
+                               MessageRecorder* recorder)
+    : protocol_features_(protocol_features),
+      host_(host),
+      recorder_(recorder),
+      in_(kInputSize) {}
 
 std::span<std::byte> BackendChannel::input_space() {
   if (!status_.ok() || !host_->takes_requests()) return {};
@@ -57,9 +61,9 @@ void BackendChannel::fail(const absl::Status& why) {
   out_head_ = 0;
 }
 
-absl::Status BackendChannel::serve() {
+absl::Status BackendChannel::serve(MonotonicTime now) {
   while (status_.ok()) {
-    const absl::StatusOr<bool> more = serve_one();
+    const absl::StatusOr<bool> more = serve_one(now);
     if (!more.ok()) {
       fail(more.status());
     } else if (!*more) {
@@ -86,7 +90,7 @@ absl::StatusOr<const MessageSpec*> BackendChannel::check(
 }
 
 // False if no complete request is left.
-absl::StatusOr<bool> BackendChannel::serve_one() {
+absl::StatusOr<bool> BackendChannel::serve_one(MonotonicTime now) {
   const auto input =
       std::span<const std::byte>(in_).subspan(in_head_, in_tail_ - in_head_);
   const auto header = wire::read_prefix<wire::Header>(input);
@@ -104,14 +108,15 @@ absl::StatusOr<bool> BackendChannel::serve_one() {
   in_head_ += whole;
   in_position_ += whole;
 
+  const bool asked = (header->flags & wire::kNeedReplyFlag) != 0;
+  record_request(**spec, asked, payload, fds.size(), now);
   UniqueFd answer_fd;
   const absl::Status done =
       allowed(**spec)
           ? dispatch(id, payload, std::move(fds), answer_fd)
           : absl::UnimplementedError("its feature was not negotiated");
-  const bool asked = (header->flags & wire::kNeedReplyFlag) != 0;
   if (asked || (*spec)->rule == ReplyRule::kAlways) {
-    answer(header->request, done.ok() ? 0 : 1, std::move(answer_fd));
+    answer(header->request, done.ok() ? 0 : 1, std::move(answer_fd), now);
   }
   return true;
 }
@@ -147,7 +152,32 @@ bool BackendChannel::allowed(const MessageSpec& spec) const {
                       features_.has(spec.virtio_feature));
 }
 
-void BackendChannel::answer(uint32_t request, uint64_t value, UniqueFd fd) {
+void BackendChannel::record_request(const MessageSpec& spec, bool need_reply,
+                                    std::span<const std::byte> payload,
+                                    size_t fds, MonotonicTime now) {
+  MessageLog::Record record;
+  record.need_reply = need_reply;
+  record.on_backend_channel = true;
+  record.id = spec.id;
+  record.size = static_cast<uint32_t>(payload.size());
+  record.fds = static_cast<uint32_t>(fds);
+  // An index, or one in the low bits of a u64.
+  if (spec.names_queue) record.queue = wire::read_prefix<uint32_t>(payload);
+  if (spec.request_fds.max != 0 && record.queue) {
+    *record.queue &= static_cast<uint32_t>(wire::kVringIndexMask);
+  }
+  recorder_->log.add(record, now);
+}
+
+void BackendChannel::answer(uint32_t request, uint64_t value, UniqueFd fd,
+                            MonotonicTime now) {
+  recorder_->log.add({.outgoing = true,
+                      .on_backend_channel = true,
+                      .id = request,
+                      .size = sizeof(value),
+                      .fds = fd.valid() ? 1u : 0u,
+                      .value = value},
+                     now);
   const wire::Header header = {
       .request = request, .flags = kReplyFlags, .size = sizeof(value)};
   const auto head = wire::bytes_of(header);

@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "backends/user/codec.h"
+#include "backends/user/message_log.h"
 #include "vhostdev/backend_services.h"
 #include "vhostdev/unique_fd.h"
 #include "vhostdev/vhost_ops.h"
@@ -51,8 +52,10 @@ class BackendChannel {
     std::span<const int> fds;
   };
 
-  // `protocol_features` are those negotiated.  `host` outlives the channel.
-  BackendChannel(uint64_t protocol_features, Host* host);
+  // `protocol_features` are those negotiated.  `host` and `recorder` outlive
+  // the channel.
+  BackendChannel(uint64_t protocol_features, Host* host,
+                 MessageRecorder* recorder);
 
   // The virtio features accepted; IOTLB requests need ACCESS_PLATFORM.
   void set_features(FeatureSet features) { features_ = features; }
@@ -66,7 +69,7 @@ class BackendChannel {
 
   // Serves the complete requests that were received.
   // Errors: kDataLoss  the channel is closed: what it received was malformed.
-  absl::Status serve();
+  absl::Status serve(MonotonicTime now);
 
   // The next bytes; valid until the next call of anything here.
   Segment next_segment() const;
@@ -87,11 +90,14 @@ class BackendChannel {
     std::vector<UniqueFd> fds;
   };
 
-  absl::StatusOr<bool> serve_one();
+  absl::StatusOr<bool> serve_one(MonotonicTime now);
   absl::StatusOr<const MessageSpec*> check(const wire::Header& header) const;
   absl::Status claim_fds(BackendRequest id, std::span<const std::byte> payload,
                          uint64_t begin, uint64_t end,
                          std::vector<UniqueFd>& out);
+  void record_request(const MessageSpec& spec, bool need_reply,
+                      std::span<const std::byte> payload, size_t fds,
+                      MonotonicTime now);
   bool allowed(const MessageSpec& spec) const;
   absl::Status dispatch(BackendRequest id, std::span<const std::byte> payload,
                         std::vector<UniqueFd> fds, UniqueFd& answer_fd);
@@ -104,10 +110,11 @@ class BackendChannel {
   absl::Status serve_shmem(BackendRequest id,
                            std::span<const std::byte> payload,
                            std::vector<UniqueFd> fds);
-  void answer(uint32_t request, uint64_t value, UniqueFd fd);
+  void answer(uint32_t request, uint64_t value, UniqueFd fd, MonotonicTime now);
 
   const uint64_t protocol_features_;
   Host* const host_;
+  MessageRecorder* const recorder_;
   FeatureSet features_;
   absl::Status status_;
 

@@ -72,7 +72,8 @@ absl::Status check_request_flags(uint32_t flags) {
 std::optional<ReplyShape> reply_shape(Request id, bool need_reply,
                                       bool log_shmfd) {
   const MessageSpec& spec = spec_of(id);
-  const ReplyShape ack = {.size = {kU64Size, kU64Size}, .fds = {}};
+  const ReplyShape ack = {
+      .size = {kU64Size, kU64Size}, .fds = {}, .is_ack = true};
   switch (spec.rule) {
     case ReplyRule::kNever:
       return std::nullopt;

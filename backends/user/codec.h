@@ -75,6 +75,7 @@ struct ReplyShape {
   CountRange fds;
   // A u64 that is not the body itself means that the request was refused.
   bool u64_refuses = false;
+  bool is_ack = false;  // A u64, 0 for success.
 };
 
 // What answers `id`, sent with `need_reply`; empty if nothing does.

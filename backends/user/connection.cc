@@ -20,8 +20,8 @@ constexpr size_t kCompactAt = size_t{64} * 1024;
 
 }  // namespace
 
-Connection::Connection(const Options& options)
-    : options_(options), in_(kInputSize) {}
+Connection::Connection(const Options& options, MessageRecorder* recorder)
+    : options_(options), recorder_(recorder), in_(kInputSize) {}
 
 // ---------------------------------------------------------------------------
 // Output
@@ -126,24 +126,26 @@ Connection::Segment Connection::next_segment() {
   return out;
 }
 
-void Connection::sent(size_t bytes) {
+void Connection::sent(size_t bytes, MonotonicTime now) {
   if (bytes == 0 || !status_.ok()) return;
   out_head_ += bytes;
   out_begin_ += bytes;
   while (sending_ != released_) {
-    const Entry& e = entry(sending_);
+    Entry& e = entry(sending_);
     if (!begun_) {
       begun_ = true;
       out_fds_head_ += e.fds;
       counters_.fds += e.fds;
       ++counters_.messages;
-      log_.add({.outgoing = true,
-                .need_reply = e.need_reply,
-                .id = e.id,
-                .size = e.payload_size,
-                .fds = e.fds,
-                .queue = queue_of_entry(e),
-                .value = std::nullopt});
+      e.sent_at = now;
+      recorder_->counts.sent(to_int(e.id));
+      recorder_->log.add({.outgoing = true,
+                          .need_reply = e.need_reply,
+                          .id = to_int(e.id),
+                          .size = e.payload_size,
+                          .fds = e.fds,
+                          .queue = queue_of_entry(e)},
+                         now);
     }
     if (e.end > out_begin_) break;
     ++sending_;
@@ -235,8 +237,17 @@ std::string Connection::progress() const {
       out, "; first unconfirmed: ", describe(e.id, queue_of_entry(e)));
 }
 
+void Connection::count_unanswered() {
+  const uint64_t end = begun_ ? sending_ + 1 : sending_;
+  for (uint64_t n = next_awaited_; n < end; ++n) {
+    const Entry& e = entry(n);
+    if (e.awaits) recorder_->counts.unanswered(to_int(e.id));
+  }
+}
+
 absl::Status Connection::fail(const absl::Status& why) {
   if (!status_.ok()) return status_;
+  count_unanswered();
   status_ =
       absl::Status(why.code(), absl::StrCat(why.message(), " ", progress()));
   in_fds_.clear();

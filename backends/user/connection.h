@@ -72,7 +72,10 @@ class Connection {
     std::span<const int> fds;
   };
 
-  explicit Connection(const Options& options);
+  // `recorder` outlives it.
+  Connection(const Options& options, MessageRecorder* recorder);
+  Connection(const Connection&) = delete;
+  Connection& operator=(const Connection&) = delete;
 
   // SET_LOG_BASE has a reply of its own from now on.
   void set_log_shmfd(bool negotiated) { log_shmfd_ = negotiated; }
@@ -84,7 +87,7 @@ class Connection {
   // anything here.
   Segment next_segment();
   // How much of it was sent: its descriptors with the first byte.
-  void sent(size_t bytes);
+  void sent(size_t bytes, MonotonicTime now);
   // Whether next_segment() would have something.
   bool wants_to_send();
 
@@ -117,7 +120,6 @@ class Connection {
   // Counts the socket being full.
   void note_stall() { ++counters_.stalls; }
   const BackendCounters& counters() const { return counters_; }
-  std::vector<std::string> recent() const { return log_.lines(); }
 
  private:
   struct Entry {
@@ -129,7 +131,8 @@ class Connection {
     uint8_t fds = 0;
     bool internal = false;  // A fence of our own.
     uint32_t payload_size = 0;
-    uint64_t end = 0;                  // Output position after it.
+    uint64_t end = 0;  // Output position after it.
+    MonotonicTime sent_at{};
     std::optional<ReplyShape> awaits;  // Empty: not answered.
   };
   // Descriptors that came with the input [begin, end).
@@ -143,6 +146,7 @@ class Connection {
   const Entry& entry(uint64_t number) const {
     return entries_[number - first_entry_];
   }
+  Entry& entry(uint64_t number) { return entries_[number - first_entry_]; }
   uint64_t entry_count() const { return first_entry_ + entries_.size(); }
   std::optional<uint32_t> queue_of_entry(const Entry& e) const;
 
@@ -161,10 +165,12 @@ class Connection {
   absl::StatusOr<std::optional<Reply>> parse_reply(MonotonicTime now,
                                                    bool& internal);
   void confirm_through(uint64_t number, MonotonicTime now);
-  void record_reply(const Reply& reply);
+  void record_reply(const Entry& e, const Reply& reply, MonotonicTime now);
+  void count_unanswered();
   Duration timeout_of(Request id) const;
 
   const Options options_;
+  MessageRecorder* const recorder_;
   bool log_shmfd_ = false;
   absl::Status status_;
 
@@ -199,7 +205,6 @@ class Connection {
 
   std::optional<MonotonicTime> oldest_since_;
   std::optional<Entry> last_confirmed_;
-  MessageLog log_;
   BackendCounters counters_;
 };
 

@@ -118,7 +118,7 @@ absl::StatusOr<std::optional<Connection::Reply>> Connection::parse_reply(
   in_head_ += whole;
   in_position_ += whole;
   internal = e.internal;
-  record_reply(out);
+  record_reply(e, out, now);
   confirm_through(*number, now);
   return out;
 }
@@ -168,10 +168,14 @@ void Connection::confirm_through(uint64_t number, MonotonicTime now) {
   forget_confirmed();
 }
 
-void Connection::record_reply(const Reply& reply) {
+void Connection::record_reply(const Entry& e, const Reply& reply,
+                              MonotonicTime now) {
   ++counters_.replies;
+  const uint32_t id = to_int(reply.id);
+  const Duration took = now - e.sent_at;
   MessageLog::Record record;
-  record.id = reply.id;
+  record.id = id;
+  record.took = took;
   record.size = static_cast<uint32_t>(reply.payload.size());
   record.fds = static_cast<uint32_t>(reply.fds.size());
   record.queue = reply.queue;
@@ -181,7 +185,10 @@ void Connection::record_reply(const Reply& reply) {
   } else if (reply.payload.size() == sizeof(uint64_t)) {
     record.value = wire::read_prefix<uint64_t>(reply.payload);
   }
-  log_.add(record);
+  recorder_->log.add(record, now);
+  recorder_->counts.answered(id, took);
+  const bool denied = e.awaits->is_ack && record.value.value_or(0) != 0;
+  if (reply.refused || denied) recorder_->counts.refused(id);
 }
 
 }  // namespace vhost::user

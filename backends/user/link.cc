@@ -74,19 +74,20 @@ void Link::try_connect(MonotonicTime now) {
     ready_ = *std::move(socket);
     retry_at_ = now + kRetryAfter;
   }
-  if (ready_) come_up(*std::exchange(ready_, std::nullopt));
+  if (ready_) come_up(*std::exchange(ready_, std::nullopt), now);
 }
 
-void Link::try_accept() {
+void Link::try_accept(MonotonicTime now) {
   absl::StatusOr<std::optional<UniqueFd>> socket = listener_.accept();
   if (!socket.ok()) return go_down(socket.status());
-  if (socket->has_value()) come_up(**std::move(socket));
+  if (socket->has_value()) come_up(**std::move(socket), now);
 }
 
-void Link::come_up(UniqueFd socket) {
+void Link::come_up(UniqueFd socket, MonotonicTime now) {
   retry_at_.reset();
   socket_ = std::move(socket);
-  connection_ = std::make_unique<Connection>(options_);
+  recorder_.log.begin(now);
+  connection_ = std::make_unique<Connection>(options_, &recorder_);
   send_error_ = absl::OkStatus();
   socket_full_ = false;
   channel_end_.clear();
@@ -99,7 +100,8 @@ absl::StatusOr<UniqueFd> Link::open_channel(uint64_t protocol_features,
   absl::StatusOr<std::pair<UniqueFd, UniqueFd>> pair = make_pair();
   if (!pair.ok()) return annotate(pair.status(), "back-end channel");
   channel_socket_ = std::move(pair->first);
-  channel_ = std::make_unique<BackendChannel>(protocol_features, host);
+  channel_ =
+      std::make_unique<BackendChannel>(protocol_features, host, &recorder_);
   channel_full_ = false;
   return std::move(pair->second);
 }
@@ -115,7 +117,7 @@ void Link::flush(MonotonicTime now) {
     const Sent sent = send_some(socket_, segment.bytes, segment.fds);
     switch (sent.outcome) {
       case SendOutcome::kSent:
-        connection_->sent(sent.bytes);
+        connection_->sent(sent.bytes, now);
         continue;
       case SendOutcome::kFull:
         socket_full_ = true;
@@ -135,12 +137,12 @@ void Link::flush(MonotonicTime now) {
 
 void Link::service(Ready ready, MonotonicTime now) {
   if (phase_ == Phase::kConnecting) try_connect(now);
-  if (phase_ == Phase::kAccepting) try_accept();
+  if (phase_ == Phase::kAccepting) try_accept(now);
   if (phase_ != Phase::kUp) return;
   const uint64_t generation = generation_;
   // The back-end's own requests come first: it may wait for an answer before
   // it reads or answers anything on the main channel.
-  if (ready.channel) receive_channel();
+  if (ready.channel) receive_channel(now);
   if (generation != generation_) return;
   // ORDER: a translation that was asked for leaves before the answer that says
   // it did.
@@ -199,7 +201,7 @@ bool Link::deliver_replies(MonotonicTime now) {
 // The back-end's channel
 // ---------------------------------------------------------------------------
 
-void Link::receive_channel() {
+void Link::receive_channel(MonotonicTime now) {
   const uint64_t generation = generation_;
   for (int i = 0; i < kReadsPerTurn && channel_ != nullptr; ++i) {
     const std::span<std::byte> space = channel_->input_space();
@@ -216,7 +218,7 @@ void Link::receive_channel() {
         break;
     }
     channel_->received(in.bytes, std::move(in.fds));
-    const absl::Status served = channel_->serve();
+    const absl::Status served = channel_->serve(now);
     if (generation != generation_ || channel_ == nullptr) return;
     if (!served.ok()) return close_channel(served);
   }
@@ -283,7 +285,9 @@ void Link::close() {
   phase_ = Phase::kDown;
   if (connection_ != nullptr) {
     past_counters_ = counters();
-    past_log_ = connection_->recent();
+    // What is unanswered stays so.
+    static_cast<void>(
+        connection_->fail(absl::CancelledError("connection closed")));
     old_connections_.push_back(std::move(connection_));
   }
   if (channel_ != nullptr) old_channels_.push_back(std::move(channel_));
@@ -328,12 +332,17 @@ BackendCounters Link::counters() const {
 }
 
 std::vector<std::string> Link::recent() const {
-  std::vector<std::string> out =
-      connection_ != nullptr ? connection_->recent() : past_log_;
+  std::vector<std::string> out = recorder_.log.lines();
   if (!channel_end_.empty()) {
     out.push_back(absl::StrCat("back-end channel ended: ", channel_end_));
   }
   return out;
+}
+
+std::vector<RequestStats> Link::request_stats() const {
+  return recorder_.counts.stats([](size_t kind) {
+    return frontend_message_name(static_cast<uint32_t>(kind));
+  });
 }
 
 }  // namespace vhost::user

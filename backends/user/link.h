@@ -41,9 +41,13 @@ class Link {
     bool is_channel = false;
   };
 
+  // The last `recorded` messages of a connection are kept.
   Link(VhostUserAddress address, const Connection::Options& options,
-       Client* client)
-      : address_(std::move(address)), options_(options), client_(client) {}
+       size_t recorded, Client* client)
+      : address_(std::move(address)),
+        options_(options),
+        client_(client),
+        recorder_(recorded) {}
 
   // Begins to connect, or to listen.  OK: on_up() or on_down() follows, later
   // and from service().
@@ -90,23 +94,25 @@ class Link {
   // As counted over all connections.
   BackendCounters counters() const;
   std::vector<std::string> recent() const;
+  std::vector<RequestStats> request_stats() const;
 
  private:
   enum class Phase : uint8_t { kDown, kConnecting, kAccepting, kUp };
 
   void try_connect(MonotonicTime now);
-  void try_accept();
-  void come_up(UniqueFd socket);
+  void try_accept(MonotonicTime now);
+  void come_up(UniqueFd socket, MonotonicTime now);
   void go_down(const absl::Status& why);
   void receive_main(MonotonicTime now);
   bool deliver_replies(MonotonicTime now);
-  void receive_channel();
+  void receive_channel(MonotonicTime now);
   void send_channel();
   void close_channel(const absl::Status& why);
 
   const VhostUserAddress address_;
   const Connection::Options options_;
   Client* const client_;
+  MessageRecorder recorder_;  // Outlives the engines below.
 
   Phase phase_ = Phase::kDown;
   // Counts starts and ends, so that a loop notices when a callback of its own
@@ -129,7 +135,6 @@ class Link {
   std::vector<std::unique_ptr<Connection>> old_connections_;
   std::vector<std::unique_ptr<BackendChannel>> old_channels_;
   BackendCounters past_counters_;
-  std::vector<std::string> past_log_;
   std::string channel_end_;  // Why the back-end's channel ended, if it did.
 };
 

@@ -33,7 +33,8 @@ Connection::Options connection_options(const VhostUserOptions& options) {
 
 VhostUserOps::VhostUserOps(VhostUserAddress address, VhostUserOptions options)
     : options_(options),
-      link_(std::move(address), connection_options(options), this),
+      link_(std::move(address), connection_options(options),
+            options.recorded_messages, this),
       binding_([this](Link::Ready ready) {
         step(ready);
         rearm();

@@ -42,6 +42,9 @@ class VhostUserOps final : public VhostOps,
   }
   std::vector<std::string> recent() const override;
   BackendCounters counters() const override;
+  std::vector<RequestStats> request_stats() const override {
+    return link_.request_stats();
+  }
 
  private:
   // Where an Open stands; each state but the first two waits for replies.

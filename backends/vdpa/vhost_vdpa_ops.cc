@@ -98,8 +98,10 @@ void VhostVdpaOps::close(const absl::Status& why) {
 }
 
 std::vector<std::string> VhostVdpaOps::recent() const {
-  if (device_ == nullptr) return {absl::StrCat("vhost-vdpa: closed")};
-  return {device_->describe()};
+  std::vector<std::string> out = log_.lines();
+  out.push_back(device_ == nullptr ? "vhost-vdpa: closed"
+                                   : device_->describe());
+  return out;
 }
 
 BackendCounters VhostVdpaOps::counters() const {
@@ -133,7 +135,8 @@ void VhostVdpaOps::run(const Open& verb, BatchSteps& steps) {
 absl::Status VhostVdpaOps::open_device() {
   absl::StatusOr<std::unique_ptr<VdpaFile>> file = open_(options_.device);
   if (!file.ok()) return file.status();
-  device_ = std::make_unique<VdpaDevice>(*std::move(file), options_);
+  device_ = std::make_unique<VdpaDevice>(
+      std::make_unique<RecordedVdpaFile>(*std::move(file), &log_), options_);
   VHOST_RETURN_IF_ERROR(device_->start_up());
   queues_.assign(device_->info().queues, Queue());
   forget_queues();

@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
+#include "backends/vdpa/recorded_vdpa_file.h"
 #include "backends/vdpa/vdpa_device.h"
 #include "backends/vdpa/vdpa_file.h"
 #include "vhostdev/batch_steps.h"
@@ -36,6 +37,9 @@ class VhostVdpaOps final : public VhostOps {
   void close(const absl::Status& why) override;
   std::vector<std::string> recent() const override;
   BackendCounters counters() const override;
+  std::vector<RequestStats> request_stats() const override {
+    return log_.stats();
+  }
 
  private:
   struct Queue {
@@ -91,6 +95,7 @@ class VhostVdpaOps final : public VhostOps {
   const VhostVdpaOptions options_;
   VdpaFileOpener open_;
   BackendTraits traits_;
+  CallLog log_{vdpa_call_names()};      // Outlives the device.
   std::unique_ptr<VdpaDevice> device_;  // Null: closed.
   absl::Status closed_because_;
   std::vector<Queue> queues_;

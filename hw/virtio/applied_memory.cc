@@ -202,6 +202,25 @@ size_t AppliedMemory::slots_used() const {
   return base - missing_.size() + extra_.size();
 }
 
+std::vector<MemoryTableEntry> AppliedMemory::first(size_t most) const {
+  std::vector<MemoryTableEntry> out;
+  if (base_ != nullptr) {
+    // However many are missing.
+    constexpr size_t kLooks = 4;
+    std::span<const MemoryTableEntry> base = base_->entries();
+    base = base.first(std::min(base.size(), kLooks * most));
+    for (const MemoryTableEntry& entry : base) {
+      if (out.size() == most) return out;
+      if (!contains_entry(missing_, entry)) out.push_back(entry);
+    }
+  }
+  for (const MemoryTableEntry& entry : extra_) {
+    if (out.size() == most) return out;
+    out.push_back(entry);
+  }
+  return out;
+}
+
 uint64_t AppliedMemory::last_address() const {
   uint64_t last = 0;
   const auto raise = [&last](const MemoryTableEntry& entry) {

@@ -51,6 +51,9 @@ class AppliedMemory {
 
   size_t slots_used() const;
 
+  // Up to `most` of what the back-end has.
+  std::vector<MemoryTableEntry> first(size_t most) const;
+
   // The last guest address that the back-end may know; 0 if there is none.
   uint64_t last_address() const;
 

@@ -36,6 +36,7 @@ struct ExecutorOps::Outcome {
   std::optional<BackendTraits> traits;  // Empty: the verb never ran.
   BackendCounters counters;
   std::vector<std::string> recent;
+  std::vector<RequestStats> requests;
 };
 
 // Shared by the front, which lives on the loop's thread, and the work that the
@@ -358,6 +359,7 @@ Pending ExecutorOps::submit(Verb verb, MonotonicTime deadline,
         outcome.traits = at.inner->traits();
         outcome.counters = at.inner->counters();
         outcome.recent = at.inner->recent();
+        outcome.requests = at.inner->request_stats();
         return outcome;
       },
       id);
@@ -373,6 +375,7 @@ void ExecutorOps::returned(uint64_t id, Outcome outcome) {
     traits_ = *std::move(outcome.traits);
     counters_ = outcome.counters;
     recent_ = std::move(outcome.recent);
+    requests_ = std::move(outcome.requests);
   }
   slot->finish(std::move(outcome.result));  // May destroy this.
 }

@@ -57,6 +57,7 @@ class ExecutorOps final : public VhostOps {
       EventLoop& loop, EventLoop::Callback appeared) override;
   std::vector<std::string> recent() const override { return recent_; }
   BackendCounters counters() const override { return counters_; }
+  std::vector<RequestStats> request_stats() const override { return requests_; }
 
  private:
   class Core;
@@ -77,6 +78,7 @@ class ExecutorOps final : public VhostOps {
   BackendTraits traits_;
   BackendCounters counters_;
   std::vector<std::string> recent_;
+  std::vector<RequestStats> requests_;
   std::map<uint64_t, UnderWay> under_way_;
   uint64_t ids_ = 0;
   bool retired_ = false;

@@ -172,6 +172,11 @@ bool Interrupts::pending(QueueIndex index) {
   return set;
 }
 
+bool Interrupts::masked(QueueIndex index) const {
+  const absl::MutexLock lock(&mutex_);
+  return to_int(index) < queues_.size() && queues_[to_int(index)].masked;
+}
+
 std::vector<Interrupts::Switch> Interrupts::switches() {
   std::vector<Switch> out;
   const absl::MutexLock lock(&mutex_);

@@ -62,6 +62,7 @@ class Interrupts {
   bool mask(QueueIndex queue);
   bool unmask(QueueIndex queue);
   bool pending(QueueIndex queue);
+  bool masked(QueueIndex queue) const;
 
   struct Switch {
     QueueIndex queue;

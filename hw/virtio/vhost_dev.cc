@@ -191,6 +191,7 @@ const absl::Status& VhostDev::broken_status() const {
 }
 const BackendTraits& VhostDev::traits() const { return impl_->traits(); }
 BackendCounters VhostDev::counters() const { return impl_->counters(); }
+FlightRecord VhostDev::flight_record() const { return impl_->flight_record(); }
 VringBase VhostDev::queue_base(QueueIndex vq) const {
   return impl_->queue_base(vq);
 }

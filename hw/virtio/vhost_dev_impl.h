@@ -50,6 +50,7 @@ namespace vhost {
 //   vhost_dev_log.cc         the dirty log
 //   vhost_dev_config.cc      the configuration space and its interrupt
 //   vhost_dev_features.cc    features
+//   vhost_dev_record.cc      the flight record
 //   vhost_dev_enable.cc      queues enabled and disabled
 //   vhost_dev_masks.cc       what of masking concerns the back-end
 //   vhost_dev_messages.cc    messages of one kind of device only
@@ -122,6 +123,7 @@ class VhostDev::Impl final : public BackendSink,
   const absl::Status& broken_status() const { return broken_status_; }
   const BackendTraits& traits() const { return ops_->traits(); }
   BackendCounters counters() const { return ops_->counters(); }
+  FlightRecord flight_record();
   VringBase queue_base(QueueIndex vq) const;
   absl::Status set_queue_base(QueueIndex vq, VringBase base);
   bool queue_started(QueueIndex vq) const;
@@ -200,7 +202,7 @@ class VhostDev::Impl final : public BackendSink,
   // The back-end is gone, or what it did is not known: closes it, keeps where
   // rings stand and tells the VMM once.  Idempotent.
   void become_broken(const absl::Status& why);
-  void note_broken(const absl::Status& why, Tell tell);
+  void note_broken(const absl::Status& cause, Tell tell);
   // What of a loss calls the VMM; from the loop, and before it matters.
   void unbind_everything();
   // The status of `result`; moves to kBroken if the fate of a step is unknown.
@@ -315,12 +317,22 @@ class VhostDev::Impl final : public BackendSink,
   bool may_stay_in_flight(const Queue& queue) const;
   absl::StatusOr<uint16_t> ring_index(const RingPart& part, bool big_endian,
                                       const std::vector<UpdateIotlb>& iotlb);
+  std::optional<uint64_t> find_told_word(const RingPart& word,
+                                         const std::vector<UpdateIotlb>& iotlb);
   absl::StatusOr<uint64_t> find_ring_word(
       const RingPart& word, const std::vector<UpdateIotlb>& iotlb);
   void keep_positions();
   void lose_position(Queue& queue);
   absl::StatusOr<VringBase> resolve_position(const Queue& queue,
                                              const Planned& planned);
+
+  // -- The flight record ---------------------------------------------------
+
+  std::optional<uint16_t> look_at_index(const Queue& queue,
+                                        const RingPart& part);
+  RingRecord ring_record(const Queue& queue);
+  // A failure with the record of this moment, unless it has one.
+  absl::Status with_record(const absl::Status& status);
 
   Task enable_task(std::vector<QueueIndex> queues, bool enabled);
   void note_enabled(const SetQueuesEnabled& asked, const BatchResult& result);

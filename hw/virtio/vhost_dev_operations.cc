@@ -82,11 +82,13 @@ void VhostDev::Impl::launch(Operation operation) {
 }
 
 absl::Status VhostDev::Impl::broken_error() const {
-  return absl::FailedPreconditionError(
-      absl::StrCat("device is broken: ", broken_status_.message()));
+  return vhost::attach(absl::FailedPreconditionError(absl::StrCat(
+                           "device is broken: ", broken_status_.message())),
+                       broken_status_);
 }
 
 void VhostDev::Impl::sequence_ended(absl::Status status) {
+  if (!absl::IsCancelled(status)) status = with_record(status);
   Operation ended = *std::exchange(current_, std::nullopt);
   preempted_ = false;
   if (ended.reconnects) {
@@ -207,12 +209,13 @@ void VhostDev::Impl::become_broken(const absl::Status& why) {
   });
 }
 
-void VhostDev::Impl::note_broken(const absl::Status& why, Tell tell) {
+void VhostDev::Impl::note_broken(const absl::Status& cause, Tell tell) {
   if (state() == DeviceState::kBroken) return;
   const bool ran =
       state() == DeviceState::kRunning || state() == DeviceState::kStarting;
   // The attempt that was under way may have ended just now.
   const bool of_attempt = attempting() || schedule_.active();
+  const absl::Status why = with_record(cause);
   // ORDER: positions are read from guest memory before the references to it
   // are given up.
   keep_positions();
@@ -253,11 +256,12 @@ void VhostDev::Impl::unbind_everything() {
 
 absl::Status VhostDev::Impl::judge(const BatchResult& result) {
   if (result.status.ok()) return result.status;
+  const absl::Status why = with_record(result.status);
   const bool nothing_known = result.applied.empty() && result.refused.empty();
   if (!result.unknown.empty() || (nothing_known && is_silence(result.status))) {
-    become_broken(result.status);
+    become_broken(why);
   }
-  return result.status;
+  return why;
 }
 
 absl::Status VhostDev::Impl::interrupted() const {
@@ -319,10 +323,12 @@ absl::Status VhostDev::Impl::run_until(const bool& over, Duration timeout) {
     }
     pump_once(deadline);
   }
-  const absl::Status late = absl::DeadlineExceededError(absl::StrCat(
-      options_.name, ": ", busy_with(), ": not done within ",
-      std::chrono::duration_cast<std::chrono::milliseconds>(timeout).count(),
-      " ms"));
+  const absl::Status late =
+      with_record(absl::DeadlineExceededError(absl::StrCat(
+          options_.name, ": ", busy_with(), ": not done within ",
+          std::chrono::duration_cast<std::chrono::milliseconds>(timeout)
+              .count(),
+          " ms")));
   cancel();
   run_collected();
   return late;

@@ -240,8 +240,9 @@ absl::StatusOr<uint16_t> VhostDev::Impl::ring_index(
   return read_ring_index(user, big_endian);
 }
 
-// Where a word of a ring behind an IOMMU lies in this process.
-absl::StatusOr<uint64_t> VhostDev::Impl::find_ring_word(
+// Where a word of a ring behind an IOMMU lies in this process, by what the
+// back-end was told.
+std::optional<uint64_t> VhostDev::Impl::find_told_word(
     const RingPart& word, const std::vector<UpdateIotlb>& iotlb) {
   for (const UpdateIotlb& piece : iotlb) {
     const IotlbEntry& entry = piece.entry;
@@ -250,6 +251,14 @@ absl::StatusOr<uint64_t> VhostDev::Impl::find_ring_word(
                        applied_.contains(entry.gpa, entry.size, piece.user);
     if (there) return piece.user + (word.gpa - entry.iova);
   }
+  return std::nullopt;
+}
+
+// By that, or by what it would be told now.
+absl::StatusOr<uint64_t> VhostDev::Impl::find_ring_word(
+    const RingPart& word, const std::vector<UpdateIotlb>& iotlb) {
+  const std::optional<uint64_t> told = find_told_word(word, iotlb);
+  if (told.has_value()) return *told;
   const VringAddresses alone = {.desc = word, .avail = word, .used = word};
   const absl::StatusOr<std::vector<UpdateIotlb>> now =
       translate_ring(alone, RingFormat::kSplit, services_, view());

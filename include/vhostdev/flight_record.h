@@ -2,6 +2,7 @@
 #ifndef VHOSTDEV_FLIGHT_RECORD_H_
 #define VHOSTDEV_FLIGHT_RECORD_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -40,15 +41,19 @@ struct RegionRecord {
 // All that is known of a device and its back-end at one moment: what a bug
 // report needs.
 struct FlightRecord {
-  std::string device;   // VhostDev::Options::name.
-  std::string backend;  // BackendTraits::kind.
-  std::string state;    // "running"
+  static constexpr size_t kMaxRegions = 64;
+
+  std::string device;     // VhostDev::Options::name.
+  std::string backend;    // BackendTraits::kind.
+  std::string state;      // "running"
+  std::string operation;  // Under way: "start".  Empty: none.
   absl::Status broken;
   FeatureSet offered;
   FeatureSet accepted;
   uint64_t protocol_features = 0;
   std::vector<RingRecord> rings;
-  std::vector<RegionRecord> regions;
+  std::vector<RegionRecord> regions;  // The first kMaxRegions.
+  uint64_t region_count = 0;          // That it has.
   std::vector<std::string> messages;  // The last ones, oldest first.
   std::vector<RequestStats> requests;
   BackendCounters counters;
@@ -57,12 +62,16 @@ struct FlightRecord {
 // For people; ends with a newline.
 std::string to_string(const FlightRecord& record);
 
-// `status` with `record` attached, as text; an earlier record stays.  OK: stays
-// OK.
+// `status` with `record` attached, as a payload of text; an earlier record
+// stays.  OK: stays OK.
 absl::Status attach(absl::Status status, const FlightRecord& record);
+// Likewise with the record that `other` has, if it has one.
+absl::Status attach(absl::Status status, const absl::Status& other);
 // The text attached to `status` by its VhostDev; empty if there is none.
-// Annotating a status keeps it.
+// Annotating a status keeps it; absl::Status::ToString() prints it too, escaped
+// (with kWithNoExtraData it does not).
 std::string flight_record_of(const absl::Status& status);
+bool has_flight_record(const absl::Status& status);
 
 }  // namespace vhost
 

@@ -77,6 +77,9 @@ struct VhostUserOptions {
   uint64_t extra_protocol_features = 0;
   // Protocol features never to use, whatever is offered.
   uint64_t masked_protocol_features = 0;
+  // Messages of one connection that are kept for errors and for
+  // VhostDev::flight_record(), 0 to 4096.
+  uint32_t recorded_messages = 32;
   // Require CONFIG (block devices have no other way to learn their size).
   bool need_config = false;
 };

@@ -168,6 +168,26 @@ TEST(KernelVsockCounts, AStartIsThreeAndSixForEachRing) {
       << "of Open: owner, both feature requests, back-end features, CID";
 }
 
+TEST(KernelRequestStats, NameEachRequestAndSayWhatWasRefused) {
+  FakeKernel kernel(FakeKernel::Kind::kVsock);
+  VhostVsockOps ops({.guest_cid = 3}, kernel.system());
+  ASSERT_EQ(drive_status(ops, Open{}), absl::OkStatus());
+  kernel.cids_in_use.insert(4);
+  EXPECT_NE(drive_status(ops, SetGuestCid{4}), absl::OkStatus());
+  uint64_t calls = 0;
+  std::vector<std::string> refused;
+  for (const RequestStats& stats : ops.request_stats()) {
+    calls += stats.sent;
+    EXPECT_EQ(stats.latency.count(), stats.sent) << stats.request;
+    if (stats.refused != 0) refused.push_back(stats.request);
+  }
+  EXPECT_EQ(calls, ops.counters().messages);
+  EXPECT_THAT(refused, ::testing::Contains("VHOST_VSOCK_SET_GUEST_CID"));
+  EXPECT_THAT(ops.recent().back(),
+              ::testing::HasSubstr(" ms VHOST_VSOCK_SET_GUEST_CID: EADDRINUSE "
+                                   "(took "));
+}
+
 TEST(KernelScsiCounts, AStartIsThreeAndSixForEachRing) {
   FakeKernel kernel(FakeKernel::Kind::kScsi, 4);
   kernel.targets.insert("naa.5001405cc0ffee00/0");

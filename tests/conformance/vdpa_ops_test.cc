@@ -38,6 +38,24 @@ TEST_F(VdpaOps, OpenTakesTheDeviceAndReadsWhatItIs) {
   EXPECT_EQ(device_.accepted_backend, device_.backend_features);
 }
 
+TEST_F(VdpaOps, TellsOfItsCalls) {
+  open();
+  start();
+  uint64_t calls = 0;
+  for (const RequestStats& stats : ops_->request_stats()) {
+    calls += stats.sent;
+    EXPECT_NE(stats.request, "another");
+  }
+  EXPECT_GE(calls, ops_->counters().messages);
+  const std::vector<std::string> lines = ops_->recent();
+  EXPECT_THAT(lines, ::testing::Contains(
+                         HasSubstr(" ms VHOST_VDPA_SET_STATUS (took ")));
+  stop();
+  ops_->close(absl::CancelledError("enough"));
+  EXPECT_EQ(ops_->recent().back(), "vhost-vdpa: closed");
+  EXPECT_GT(ops_->recent().size(), 1u) << "the calls stay";
+}
+
 TEST_F(VdpaOps, OffersPackedRingsIfTheDeviceDoes) {
   device_.features |= uint64_t{1} << kFeatureRingPacked;
   open();

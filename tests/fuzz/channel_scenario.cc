@@ -99,7 +99,8 @@ ChannelScenario run_channel_scenario(const uint8_t* data, size_t size) {
   const uint32_t features = wire::read_prefix<uint32_t>(input).value_or(0);
   input = input.subspan(std::min<size_t>(4, input.size()));
   Host host(&out.served);
-  BackendChannel channel(features, &host);
+  MessageRecorder recorder(4);
+  BackendChannel channel(features, &host, &recorder);
   channel.set_features({kFeatureAccessPlatform});
   size_t sent = 0;
   while (!input.empty() && channel.status().ok()) {
@@ -115,7 +116,7 @@ ChannelScenario run_channel_scenario(const uint8_t* data, size_t size) {
     std::vector<UniqueFd> fds;
     if ((control & 128) != 0) fds.push_back(any_fd());
     channel.received(n, std::move(fds));
-    static_cast<void>(channel.serve());
+    static_cast<void>(channel.serve(MonotonicTime()));
     sent += drain(channel);
   }
   check(sent % 20 == 0);

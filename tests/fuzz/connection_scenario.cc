@@ -26,7 +26,8 @@ class Scenario {
   Scenario(const uint8_t* data, size_t size)
       : input_(data, data + size),
         null_(::open("/dev/null", O_RDWR | O_CLOEXEC)),
-        connection_({.max_outstanding = 4, .max_outstanding_fds = 2}) {}
+        connection_({.max_outstanding = 4, .max_outstanding_fds = 2},
+                    &recorder_) {}
 
   ConnectionScenario run() {
     while (!input_.empty()) {
@@ -34,7 +35,7 @@ class Scenario {
       drain();
     }
     out_.all_answered = out_.replies != 0 && !connection_.waiting();
-    static_cast<void>(connection_.recent());
+    static_cast<void>(recorder_.log.lines());
     return out_;
   }
 
@@ -98,7 +99,7 @@ class Scenario {
     const Connection::Segment segment = connection_.next_segment();
     check(segment.fds.size() <= wire::kMaxFds);
     check(segment.fds.empty() || !segment.bytes.empty());
-    connection_.sent(std::min(n, segment.bytes.size()));
+    connection_.sent(std::min(n, segment.bytes.size()), now_);
   }
 
   // A reply of the smallest size that the oldest request may be answered with.
@@ -160,6 +161,7 @@ class Scenario {
 
   std::deque<uint8_t> input_;
   const UniqueFd null_;
+  MessageRecorder recorder_{4};
   Connection connection_;
   MonotonicTime now_{std::chrono::hours(1)};
   std::deque<std::pair<Request, ReplyShape>> due_;

@@ -85,11 +85,13 @@ class FakeHost final : public BackendChannel::Host, public BackendServices {
 };
 
 struct Rig {
-  explicit Rig(uint64_t protocol = ~uint64_t{0}) : channel(protocol, &host) {
+  explicit Rig(uint64_t protocol = ~uint64_t{0})
+      : channel(protocol, &host, &recorder) {
     channel.set_features({kFeatureAccessPlatform});
   }
 
   FakeHost host;
+  MessageRecorder recorder{8};
   BackendChannel channel;
 
   absl::Status receive(std::span<const std::byte> bytes,
@@ -100,7 +102,7 @@ struct Rig {
     }
     std::memcpy(space.data(), bytes.data(), bytes.size());
     channel.received(bytes.size(), std::move(fds));
-    return channel.serve();
+    return channel.serve(MonotonicTime());
   }
   template <wire::WireStruct T>
   absl::Status ask(BackendRequest id, const T& payload,

@@ -33,8 +33,12 @@ bool is_open(int fd) { return ::fcntl(fd, F_GETFD) >= 0; }
 
 // A connection and what was taken out of it.
 struct Rig {
-  explicit Rig(Connection::Options options = {}) : connection(options) {}
+  explicit Rig(Connection::Options options = {})
+      : connection(options, &recorder) {
+    recorder.log.begin(kStart);
+  }
 
+  MessageRecorder recorder{8};
   Connection connection;
   MonotonicTime now = kStart;
 
@@ -63,7 +67,7 @@ struct Rig {
       const size_t size = connection.next_segment().bytes.size();
       if (size == 0) return out;
       out.push_back(size);
-      connection.sent(size);
+      connection.sent(size, now);
     }
   }
 
@@ -118,7 +122,7 @@ TEST(Connection, EndsASegmentBeforeAMessageWithDescriptors) {
 
   EXPECT_TRUE(rig.connection.next_segment().fds.empty());
   EXPECT_THAT(rig.connection.next_segment().bytes.size(), 20);
-  rig.connection.sent(20);
+  rig.connection.sent(20, rig.now);
   EXPECT_THAT(rig.connection.next_segment().fds, ElementsAre(fd.get()));
   EXPECT_THAT(rig.send_all(), ElementsAre(40, 20));
 }
@@ -132,7 +136,7 @@ TEST(Connection, APartialWriteTakesTheDescriptorsAlong) {
     const Connection::Segment segment = rig.connection.next_segment();
     EXPECT_EQ(segment.bytes.size(), left);
     EXPECT_EQ(segment.fds.size(), left == 20 ? 1u : 0u);
-    rig.connection.sent(1);
+    rig.connection.sent(1, rig.now);
   }
   EXPECT_TRUE(rig.connection.next_segment().bytes.empty());
 }
@@ -224,7 +228,7 @@ TEST(Connection, PoisonsItselfOnAReplyThatNobodyAskedFor) {
 TEST(Connection, PoisonsItselfOnAReplyToARequestThatWasNotSentYet) {
   Rig rig;
   rig.ask_num(3);
-  rig.connection.sent(rig.connection.next_segment().bytes.size() - 1);
+  rig.connection.sent(rig.connection.next_segment().bytes.size() - 1, rig.now);
   EXPECT_EQ(rig.receive(ack(kSetNum)).code(), absl::StatusCode::kDataLoss);
 }
 
@@ -426,15 +430,41 @@ TEST(Connection, SaysHowFarItCameWhenItEnds) {
 TEST(Connection, RemembersTheLastMessages) {
   Rig rig;
   rig.ask_base(2);
+  rig.now += std::chrono::microseconds(125);
   rig.send_all();
   rig.feed(base_reply(2, 77));
+  rig.now += std::chrono::microseconds(68);
   static_cast<void>(rig.cookies());
-  EXPECT_THAT(rig.connection.recent(),
-              ElementsAre("-> GET_VRING_BASE vq 2 (8 bytes)",
-                          "<- GET_VRING_BASE vq 2 (8 bytes, 0x4d)"));
+  EXPECT_THAT(
+      rig.recorder.log.lines(),
+      ElementsAre("+0.125 ms -> GET_VRING_BASE vq 2 (8 bytes)",
+                  "+0.193 ms <- GET_VRING_BASE vq 2 (8 bytes, 0x4d) after "
+                  "68 us"));
   for (int i = 0; i < 100; ++i) rig.ask_num(1);
   rig.send_all();
-  EXPECT_EQ(rig.connection.recent().size(), MessageLog::kKept);
+  EXPECT_EQ(rig.recorder.log.lines().size(), 8u);
+}
+
+TEST(Connection, CountsWhatBecameOfEachKindOfRequest) {
+  Rig rig;
+  for (uint32_t vq = 0; vq < 4; ++vq) rig.ask_num(vq);
+  rig.send_all();
+  rig.now += std::chrono::microseconds(3);
+  rig.feed(ack(kSetNum));
+  rig.feed(ack(kSetNum, 1));
+  static_cast<void>(rig.cookies());
+  static_cast<void>(rig.connection.fail(absl::UnavailableError("gone")));
+  const std::vector<RequestStats> stats =
+      rig.recorder.counts.stats([](size_t id) {
+        return frontend_message_name(static_cast<uint32_t>(id));
+      });
+  ASSERT_EQ(stats.size(), 1u);
+  EXPECT_EQ(stats[0].request, "SET_VRING_NUM");
+  EXPECT_EQ(stats[0].sent, 4u);
+  EXPECT_EQ(stats[0].refused, 1u);
+  EXPECT_EQ(stats[0].unanswered, 2u);
+  EXPECT_EQ(stats[0].latency.count(), 2u);
+  EXPECT_EQ(stats[0].latency.max(), std::chrono::microseconds(3));
 }
 
 TEST(Connection, SetLogBaseIsAnsweredWhereTheLogIsShared) {

@@ -114,6 +114,11 @@ class DeviceTest : public ::testing::Test {
     return drive([&](Completion done) { dev->stop(reason, std::move(done)); });
   }
 
+  // `status` without what is known of the device besides.
+  static absl::Status without_record(const absl::Status& status) {
+    return absl::Status(status.code(), status.message());
+  }
+
   void clear_journals() {
     journal->clear();
     binding.journal.clear();

@@ -36,7 +36,8 @@ TEST_F(Loss, IsToldOnceAndUnbindsTheNotifiers) {
   loop.run_ready();
 
   ASSERT_THAT(events.broken_with, SizeIs(1));
-  EXPECT_EQ(events.broken_with[0], absl::UnavailableError("disk: gone"));
+  EXPECT_EQ(without_record(events.broken_with[0]),
+            absl::UnavailableError("disk: gone"));
   EXPECT_EQ(dev->state(), DeviceState::kBroken);
   EXPECT_EQ(dev->broken_status().code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(binding.kick_notifiers, IsEmpty());

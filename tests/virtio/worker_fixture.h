@@ -133,6 +133,9 @@ class BlockingOps final : public VhostOps {
   void pump(MonotonicTime deadline) override { inner_->pump(deadline); }
   void close(const absl::Status& why) override { inner_->close(why); }
   BackendCounters counters() const override { return inner_->counters(); }
+  std::vector<RequestStats> request_stats() const override {
+    return inner_->request_stats();
+  }
 
  private:
   std::unique_ptr<VhostOps> inner_;

@@ -87,9 +87,18 @@ absl::Status check_ping(const Options& options) {
   return absl::OkStatus();
 }
 
+absl::Status check_record(const Options& options) {
+  if (options.listen.has_value() && !options.connect.empty()) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError("--listen and --connect are needed");
+}
+
 absl::Status check(const Options& options) {
   if (options.command == Command::kNetEcho) return check_echo(options);
   if (options.command == Command::kVsockPing) return check_ping(options);
+  if (options.command == Command::kRecord) return check_record(options);
+  if (options.command == Command::kDecode) return absl::OkStatus();
   if (options.command != Command::kBlkCheckFile) {
     VHOST_RETURN_IF_ERROR(check_connection(options));
   }
@@ -156,6 +165,16 @@ Parsed parse_options(const CommandSpec& command, std::vector<char*> args) {
       return usage_error(absl::StrCat("--", spec.name, ": ", set.message()),
                          command.words);
     }
+  }
+  if (command.operand != nullptr) {
+    if (optind >= count) {
+      return usage_error(absl::StrCat(command.operand->value, " is missing"),
+                         command.words);
+    }
+    const absl::Status set =
+        command.operand->set(out, args[static_cast<size_t>(optind)]);
+    if (!set.ok()) return usage_error(set.message(), command.words);
+    ++optind;
   }
   if (optind < count) {
     return usage_error(absl::StrCat("unexpected argument \"",

@@ -27,6 +27,8 @@ enum class Command : uint8_t {
   kNetEcho,
   kVsockPing,
   kBenchStart,
+  kRecord,
+  kDecode,
 };
 
 // What the command line says.  Options that a command does not have keep their
@@ -34,7 +36,8 @@ enum class Command : uint8_t {
 struct Options {
   Command command = Command::kInfo;
 
-  // Exactly one is set, except for kBlkCheckFile and kNetEcho.
+  // Exactly one is set, except for kBlkCheckFile, kNetEcho, kRecord and
+  // kDecode.
   std::optional<std::string> socket;
   std::optional<std::string> listen;
   std::optional<int> fd;
@@ -43,7 +46,9 @@ struct Options {
 
   Duration timeout = std::chrono::seconds(5);
   bool json = false;
+  bool verbose = false;  // The flight record of a failure, too.
 
+  std::string connect;     // record: where the back-end listens.
   std::string socket2;     // net echo: the second port.
   std::string tap;         // net echo: the interface of --kernel's other end.
   uint64_t frames = 1000;  // net echo.

@@ -96,6 +96,27 @@ constexpr OptionSpec kJson = {"json", nullptr,
 constexpr OptionSpec kDevice = {
     "device", "TYPE",
     "blk, net, fs, scsi, vsock, gpu or crypto (default: a guess)", set_device};
+constexpr OptionSpec kVerbose = {
+    "verbose", nullptr,
+    "on failure also print what is known of the device and its last messages",
+    [](Options& out, absl::string_view) {
+      out.verbose = true;
+      return absl::OkStatus();
+    }};
+constexpr OptionSpec kRecordListen = {
+    "listen", "PATH", "record: listen there for front-ends (needed)",
+    [](Options& out, absl::string_view text) {
+      return store_path(out.listen.emplace(), text);
+    }};
+constexpr OptionSpec kConnect = {"connect", "PATH",
+                                 "record: where the back-end listens (needed)",
+                                 [](Options& out, absl::string_view text) {
+                                   return store_path(out.connect, text);
+                                 }};
+constexpr OptionSpec kRecording = {"recording", "FILE|-", "a file of record",
+                                   [](Options& out, absl::string_view text) {
+                                     return store_path(out.input, text);
+                                   }};
 constexpr OptionSpec kOffset = {"offset", "BYTES",
                                 "where on the disk to begin (default: 0)",
                                 [](Options& out, absl::string_view text) {
@@ -198,7 +219,7 @@ constexpr OptionSpec kRepeat = {
 std::vector<CommandSpec> make_commands() {
   const auto connected = [](std::vector<const OptionSpec*> own) {
     own.insert(own.begin(), {&kSocket, &kFd, &kListen, &kVdpa});
-    own.insert(own.end(), {&kTimeout, &kJson});
+    own.insert(own.end(), {&kTimeout, &kJson, &kVerbose});
     return own;
   };
   return {
@@ -225,14 +246,25 @@ std::vector<CommandSpec> make_commands() {
       {Command::kNetEcho,
        "net echo",
        "sends frames into one port, expects each at the other and back",
-       {&kSocket, &kSocket2, &kKernel, &kTap, &kFrames, &kTimeout, &kJson}},
+       {&kSocket, &kSocket2, &kKernel, &kTap, &kFrames, &kTimeout, &kJson,
+        &kVerbose}},
       {Command::kVsockPing,
        "vsock ping",
        "connects to the host and measures how long bytes are under way",
-       {&kSocket, &kKernel, &kCid, &kPort, &kCount, &kTimeout, &kJson}},
+       {&kSocket, &kKernel, &kCid, &kPort, &kCount, &kTimeout, &kJson,
+        &kVerbose}},
       {Command::kBenchStart, "bench start",
        "what connecting, starting and stopping cost",
        connected({&kQueues, &kRepeat})},
+      {Command::kRecord,
+       "record",
+       "sits between front-ends and a back-end and records all messages",
+       {&kRecordListen, &kConnect, &kOutput}},
+      {Command::kDecode,
+       "decode",
+       "prints what record recorded, a line for each message",
+       {&kJson},
+       &kRecording},
   };
 }
 
@@ -248,14 +280,19 @@ std::string connection_of(const CommandSpec& command) {
       return " (--socket PATH | --kernel PATH)";
     case Command::kBlkCheckFile:
       return "";
+    case Command::kRecord:
+      return " --listen PATH --connect PATH";
+    case Command::kDecode:
+      return " FILE|-";
     default:
       return " (--socket PATH | --fd N | --listen PATH | --vdpa PATH)";
   }
 }
 
 std::string synopsis(const CommandSpec& command) {
-  constexpr std::array<const OptionSpec*, 7> kConnections = {
-      &kSocket, &kSocket2, &kFd, &kListen, &kVdpa, &kKernel, &kTap};
+  constexpr std::array<const OptionSpec*, 9> kConnections = {
+      &kSocket, &kSocket2, &kFd,           &kListen, &kVdpa,
+      &kKernel, &kTap,     &kRecordListen, &kConnect};
   std::string out =
       absl::StrCat("vhostctl ", command.words, connection_of(command));
   for (const OptionSpec* option : command.options) {

@@ -24,6 +24,8 @@ struct CommandSpec {
   const char* words;  // "blk read"
   const char* summary;
   std::vector<const OptionSpec*> options;
+  // An argument that is no option, and needed; null: it takes none.
+  const OptionSpec* operand = nullptr;
 };
 
 // All commands, in the order of the help.

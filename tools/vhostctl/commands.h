@@ -36,6 +36,14 @@ absl::Status run_vsock_ping(const Options& options);
 
 absl::Status run_bench_start(const Options& options);
 
+// Until SIGINT or SIGTERM.
+// Errors: kFailedPrecondition  --listen's path is in use.
+absl::Status run_record(const Options& options);
+// Errors: kDataLoss      the recording is damaged or cut off; what was readable
+//                        is printed all the same.
+//         kUnimplemented  it is of a later version.
+absl::Status run_decode(const Options& options);
+
 }  // namespace vhost::ctl
 
 #endif  // TOOLS_VHOSTCTL_COMMANDS_H_

@@ -43,6 +43,10 @@ absl::Status run(const Options& options) {
       return run_vsock_ping(options);
     case Command::kBenchStart:
       return run_bench_start(options);
+    case Command::kRecord:
+      return run_record(options);
+    case Command::kDecode:
+      return run_decode(options);
   }
   return absl::InternalError("a command without code");
 }
@@ -62,6 +66,8 @@ int main_with(std::span<char* const> argv) {
                                               : run(std::get<Options>(*parsed));
   if (status.ok()) return kDone;
   print_error(status);
+  const auto* options = std::get_if<Options>(&*parsed);
+  if (options != nullptr && options->verbose) print_flight_record(status);
   return kFailed;
 }
 

@@ -11,6 +11,8 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
+#include "vhostdev/flight_record.h"
 #include "vhostdev/status.h"
 
 namespace vhost::ctl {
@@ -31,6 +33,13 @@ absl::StatusOr<UniqueFd> duplicate(int fd) {
     return errno_status(errno, absl::StrCat("descriptor ", fd));
   }
   return out;
+}
+
+void complain(absl::string_view text) {
+  // There is nowhere to report a failure to.
+  static_cast<void>(
+      write_full(FdRef(STDERR_FILENO),
+                 std::as_bytes(std::span(text.data(), text.size()))));
 }
 
 }  // namespace
@@ -100,13 +109,17 @@ absl::Status print_json(const Json& document) {
 std::string printable(absl::string_view text) { return absl::CHexEscape(text); }
 
 void print_error(const absl::Status& status) {
-  const std::string line =
-      absl::StrCat("vhostctl: ", absl::StatusCodeToString(status.code()), ": ",
-                   printable(status.message()), "\n");
-  // There is nowhere to report a failure to.
-  static_cast<void>(
-      write_full(FdRef(STDERR_FILENO),
-                 std::as_bytes(std::span(line.data(), line.size()))));
+  complain(absl::StrCat("vhostctl: ", absl::StatusCodeToString(status.code()),
+                        ": ", printable(status.message()), "\n"));
+}
+
+void print_flight_record(const absl::Status& status) {
+  const std::string record = flight_record_of(status);
+  std::string out;
+  for (const absl::string_view line : absl::StrSplit(record, '\n')) {
+    if (!line.empty()) absl::StrAppend(&out, printable(line), "\n");
+  }
+  complain(out);
 }
 
 std::string human_bytes(uint64_t bytes) {

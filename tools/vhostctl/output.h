@@ -42,6 +42,9 @@ std::string printable(absl::string_view text);
 
 // "vhostctl: UNAVAILABLE: ..." in one line on standard error.
 void print_error(const absl::Status& status);
+// What `status` knows of its device, on standard error; nothing if that is
+// nothing.
+void print_flight_record(const absl::Status& status);
 
 // "12.3 MiB"
 std::string human_bytes(uint64_t bytes);

@@ -11,6 +11,7 @@
 #include <absl/status/statusor.h>
 #include <vhostdev/event_loop.h>
 #include <vhostdev/features.h>
+#include <vhostdev/flight_record.h>
 #include <vhostdev/split_virtqueue.h>
 
 #include <array>
@@ -161,6 +162,10 @@ int main(int argc, char** argv) {
   }
   const absl::Status status = run(argv[1]);
   if (status.ok()) return 0;
-  std::fprintf(stderr, "embed: %s\n", status.ToString().c_str());
+  // What failed, then what was known of the device when it did.
+  std::fprintf(
+      stderr, "embed: %s\n%s",
+      status.ToString(absl::StatusToStringMode::kWithNoExtraData).c_str(),
+      vhost::flight_record_of(status).c_str());
   return 1;
 }

@@ -61,6 +61,9 @@ class FaultyOps final : public VhostOps {
   }
   std::vector<std::string> recent() const override { return inner_->recent(); }
   BackendCounters counters() const override { return inner_->counters(); }
+  std::vector<RequestStats> request_stats() const override {
+    return inner_->request_stats();
+  }
 
  private:
   bool is_the_one(const std::string& name);
