@@ -158,6 +158,7 @@ class VhostDev::Impl final : public BackendSink,
   void go_on();
   // A verb beside whatever operation is under way (UpdateIotlb may be).
   absl::string_view busy_with() const;
+  bool busy_since(uint64_t serial) const;
   void submit_beside(Verb verb, Operation operation);
   void beside_ended(uint64_t serial, const BatchResult& result);
   void complete(Operation operation, const absl::Status& status);

@@ -135,14 +135,21 @@ void VhostDev::Impl::defer(absl::AnyInvocable<void(Impl&)> work) {
   });
 }
 
+// Whether somebody waits for an operation, begun as number `serial` at latest.
+bool VhostDev::Impl::busy_since(uint64_t serial) const {
+  const auto waits = [serial](const Operation& operation) {
+    return !operation.internal && operation.serial <= serial;
+  };
+  return (current_.has_value() && waits(*current_)) ||
+         (next_.has_value() && waits(*next_)) ||
+         (!beside_.empty() && waits(beside_.front().operation));
+}
+
 void VhostDev::Impl::cancel() {
-  if (!current_.has_value()) return;
-  if (current_->internal && !next_.has_value()) return;
+  if (!busy_since(serials_)) return;
   if (inside_backend() || runner_.on_stack()) {
-    defer([serial = current_->serial](Impl& self) {
-      if (self.current_.has_value() && self.current_->serial == serial) {
-        self.cancel();
-      }
+    defer([serial = serials_](Impl& self) {
+      if (self.busy_since(serial)) self.cancel();
     });
     return;
   }
