@@ -19,9 +19,10 @@ constexpr int kMostRounds = 20'000;
 // After which nothing that moves without time is left.
 constexpr int kIdleRounds = 20;
 
-VhostDev::Options device_options(const FarSide& far) {
+VhostDev::Options device_options(const FarSide& far, MaskMode masks) {
   VhostDev::Options options;
   options.name = "dev";
+  options.mask_mode = masks;
   options.queues = QueueMap::identity(kQueues);
   options.config_size = far.config_size();
   options.init_timeout = std::chrono::minutes(1);
@@ -32,7 +33,8 @@ VhostDev::Options device_options(const FarSide& far) {
 
 }  // namespace
 
-Vmm::Vmm(EventLoop& the_loop, std::function<void()> turn, FarSide& far)
+Vmm::Vmm(EventLoop& the_loop, std::function<void()> turn, FarSide& far,
+         MaskMode masks)
     : loop(the_loop),
       guest({.device_id = far.device_id(),
              .queues = kQueues,
@@ -43,8 +45,9 @@ Vmm::Vmm(EventLoop& the_loop, std::function<void()> turn, FarSide& far)
   guest.iommu = far.has_iommu();
   services.entries.push_back({0, kMiB, 0, IotlbAccess::kBoth});
   config.resize(far.config_size());
-  dev = std::make_unique<VhostDev>(context, far.make_ops(), guest, binding,
-                                   events, &services, device_options(far));
+  dev =
+      std::make_unique<VhostDev>(context, far.make_ops(), guest, binding,
+                                 events, &services, device_options(far, masks));
 }
 
 Vmm::~Vmm() {

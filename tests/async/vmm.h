@@ -31,7 +31,8 @@ struct Outcome {
 class Vmm {
  public:
   // All three are borrowed.  `turn` turns `loop` once, without waiting.
-  Vmm(EventLoop& loop, std::function<void()> turn, FarSide& far);
+  Vmm(EventLoop& loop, std::function<void()> turn, FarSide& far,
+      MaskMode masks = MaskMode::kLocal);
   ~Vmm();
   Vmm(const Vmm&) = delete;
   Vmm& operator=(const Vmm&) = delete;
