@@ -6,112 +6,32 @@
 // given up if it does not.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <signal.h>
 
 #include <chrono>
 #include <memory>
 #include <string>
-#include <thread>
 #include <tuple>
 #include <utility>
-#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "tests/async/stopping.h"
 #include "tests/async/vmm.h"
 #include "tests/host/turned_loop.h"
-#include "tests/peers/daemon.h"
-#include "tests/peers/process.h"
-#include "vhostdev/blk_client.h"
-#include "vhostdev/vhost_user.h"
 
 namespace vhost::async {
 namespace {
 
-using ::testing::HasSubstr;
 using testing::LoopKind;
 
 // For a machine that does something else.
 constexpr Duration kPatience = std::chrono::seconds(30);
-constexpr Duration kReplyTimeout = std::chrono::seconds(40);
 // What another device does meanwhile, and how much longer it may take than
 // when nobody stands still.
 constexpr int kOperations = 20;
 constexpr int kSlower = 50;
 constexpr Duration kSlack = std::chrono::seconds(2);
-constexpr uint64_t kDimm = 16 << 20;
 constexpr std::byte kZero{0};
 constexpr uint32_t kWriteback = 32;
-
-// vhost-model-blk, which stops before message `number` of a connection.
-class StoppingFar final : public FarSide {
- public:
-  explicit StoppingFar(uint64_t number) { restart(number); }
-
-  void restart(uint64_t number) {
-    process_.reset();
-    auto started = testing::Process::start(
-        {testing::program_of(testing::DiskServer::kModel),
-         absl::StrCat("--socket-path=", path()), "--size=1048576", "--queues=2",
-         absl::StrCat("--stop-before-message=", number)},
-        {});
-    ASSERT_TRUE(started.ok()) << started.status();
-    process_ = *std::move(started);
-  }
-
-  std::unique_ptr<VhostOps> make_ops() override {
-    return make_vhost_user_ops(
-        ConnectTo{path()},
-        {.reply_timeout = kReplyTimeout, .drain_timeout = kReplyTimeout});
-  }
-  uint32_t device_id() const override { return kDeviceIdBlock; }
-  uint32_t config_size() const override { return kBlkConfigSize; }
-  void step() override {
-    std::this_thread::sleep_for(std::chrono::microseconds(50));
-  }
-  bool connected() override { return true; }
-  void freeze() override { process_->freeze(); }
-  bool stands_still() const { return process_->frozen(); }
-  void go_on() { process_->signal(SIGCONT); }
-
- private:
-  std::string path() const { return dir_.file("disk.sock"); }
-
-  testing::TempDir dir_;
-  std::unique_ptr<testing::Process> process_;
-};
-
-// What is disturbed.
-struct Act {
-  const char* name;
-  DeviceState from;
-  void (*begin)(Vmm& vmm, Completion done);
-  bool completes = true;  // A mask does not: nobody waits for it.
-};
-
-const std::vector<Act>& acts() {
-  static const auto* const kActs = new std::vector<Act>{
-      {"Connect", DeviceState::kCreated,
-       [](Vmm& vmm, Completion done) { vmm.dev->init(std::move(done)); }},
-      {"Start", DeviceState::kReady,
-       [](Vmm& vmm, Completion done) { vmm.dev->start(std::move(done)); }},
-      {"MemoryChange", DeviceState::kRunning,
-       [](Vmm& vmm, Completion done) {
-         EXPECT_EQ(vmm.memory.add(vmm.dimm(kDimm)), absl::OkStatus());
-         vmm.context.when_memory_settled(std::move(done));
-       }},
-      {"Mask", DeviceState::kRunning,
-       [](Vmm& vmm, Completion) { vmm.dev->mask(QueueIndex{0}); }, false},
-      {"Stop", DeviceState::kRunning,
-       [](Vmm& vmm, Completion done) {
-         vmm.dev->stop(StopReason::kGuestReset, std::move(done));
-       }},
-  };
-  return *kActs;
-}
-
-void PrintTo(const Act& act, std::ostream* out) { *out << act.name; }
-
-constexpr uint64_t kNever = 1'000'000;
 
 // Two VMs on one loop: one whose back-end may stand still, and another.
 class TwoVms {
@@ -213,7 +133,7 @@ class TwoVms {
 
 // Which messages of a connection `act` consists of.
 std::pair<uint64_t, uint64_t> messages_of(const Act& act) {
-  TwoVms vms(LoopKind::kEpoll, kNever);
+  TwoVms vms(LoopKind::kEpoll, StoppingFar::kNever);
   vms.prepare(act);
   const uint64_t first = vms.subject.dev->counters().messages;
   do {
@@ -273,7 +193,7 @@ using LongStandstill = Standstill;
 
 TEST_P(LongStandstill, IsGivenUpAndAnotherBackEndTakesOver) {
   at_each([](TwoVms& vms) {
-    vms.pass(kReplyTimeout);
+    vms.pass(StoppingFar::kReplyTimeout);
     EXPECT_TRUE(vms.until([&] { return vms.over(act()); }));
     const bool connecting = act().from == DeviceState::kCreated;
     EXPECT_EQ(vms.subject.dev->state(),
@@ -284,7 +204,7 @@ TEST_P(LongStandstill, IsGivenUpAndAnotherBackEndTakesOver) {
     EXPECT_EQ(why.code(), absl::StatusCode::kDeadlineExceeded) << why;
     EXPECT_EQ(vms.subject.events.broken_with.size(), connecting ? 0u : 1u);
 
-    vms.stopping.restart(kNever);
+    vms.stopping.restart(StoppingFar::kNever);
     // The old one's socket is there until the new one listens.
     const Act& start = acts()[1];
     while (vms.subject.dev->state() != DeviceState::kReady) {
