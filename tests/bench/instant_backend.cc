@@ -19,63 +19,21 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "backends/user/message_table.h"
-#include "tests/bench/instant_rings.h"
-#include "vhostdev/blk_client.h"
+#include "tests/bench/instant_device.h"
 #include "vhostdev/status.h"
-#include "vhostdev/vhost_user.h"
 
 namespace vhost::bench {
 namespace {
 
 namespace wire = user::wire;
-using user::Request;
 
 constexpr size_t kMaxTrace = 8192;
-constexpr uint64_t kDiskSectors = 1 << 21;  // 1 GiB.
-constexpr uint32_t kMaxPayload = 4096;
-constexpr uint64_t kMaxSlots = 509;
 // How often rings are looked at before the socket is.
 constexpr int kRingRounds = 1024;
 
-FeatureSet base_features() {
-  return {kBlkFeatureSegMax, kBlkFeatureBlkSize, kBlkFeatureFlush,
-          kBlkFeatureMq,     kFeatureLogAll,     kFeatureProtocolFeatures,
-          kFeatureVersion1};
-}
-
-uint64_t protocol_features(bool with_status) {
-  uint64_t out = 0;
-  for (const unsigned bit :
-       {kProtocolMq, kProtocolLogShmfd, kProtocolReplyAck, kProtocolBackendReq,
-        kProtocolConfig, kProtocolConfigureMemSlots}) {
-    out |= user::bit_mask(bit);
-  }
-  return with_status ? out | user::bit_mask(kProtocolStatus) : out;
-}
-
-// A message while it is answered.
-struct Message {
-  wire::Header header;
-  alignas(8) std::array<std::byte, kMaxPayload> payload;
-  std::vector<UniqueFd> fds;
-
-  template <typename T>
-  T get() const {
-    T value;
-    std::memcpy(&value, payload.data(), sizeof(value));
-    return value;
-  }
-  template <typename T>
-  void put(const T& value) {
-    std::memcpy(payload.data(), &value, sizeof(value));
-    header.size = sizeof(value);
-  }
-};
-
 enum class Received : uint8_t { kMessage, kNothing, kGone };
 
-Received receive(int socket, bool wait, Message& message) {
+Received receive(int socket, bool wait, InstantMessage& message) {
   iovec vector = {&message.header, sizeof(message.header)};
   alignas(cmsghdr) std::byte control[CMSG_SPACE(sizeof(int) * wire::kMaxFds)];
   msghdr header = {};
@@ -99,7 +57,7 @@ Received receive(int socket, bool wait, Message& message) {
     }
   }
   const size_t size = message.header.size;
-  if (done != sizeof(message.header) || size > kMaxPayload) {
+  if (done != sizeof(message.header) || size > kInstantPayload) {
     return Received::kGone;
   }
   if (size == 0) return Received::kMessage;
@@ -107,10 +65,6 @@ Received receive(int socket, bool wait, Message& message) {
       ::recv(socket, message.payload.data(), size, MSG_WAITALL);
   return payload == static_cast<ssize_t>(size) ? Received::kMessage
                                                : Received::kGone;
-}
-
-UniqueFd take_fd(Message& message) {
-  return message.fds.empty() ? UniqueFd() : std::move(message.fds[0]);
 }
 
 }  // namespace
@@ -124,14 +78,14 @@ struct InstantBackend::Trace {
 class InstantBackend::Server {
  public:
   Server(const Options& options, Trace* trace)
-      : options_(options), trace_(trace) {}
+      : device_(options), trace_(trace) {}
 
   [[noreturn]] void serve(int listener) {
     for (;;) {
       const UniqueFd socket(
           ::accept4(listener, nullptr, nullptr, SOCK_CLOEXEC));
       if (!socket.valid()) continue;
-      rings_.reset(options_.queues);
+      device_.reset();
       while (turn(socket.get())) {
       }
     }
@@ -140,21 +94,15 @@ class InstantBackend::Server {
  private:
   // One message, or some rounds over the rings.
   bool turn(int socket) {
-    const bool busy = options_.serve_rings && rings_.any_enabled();
+    const bool busy = device_.busy();
     const Received received = receive(socket, !busy, message_);
     if (received == Received::kGone) return false;
     if (received == Received::kNothing) {
-      for (int i = 0; busy && i < kRingRounds; ++i) rings_.poll();
+      for (int i = 0; busy && i < kRingRounds; ++i) device_.poll();
       return true;
     }
     note();
-    const uint32_t flags = message_.header.flags;
-    const bool answered = handle(static_cast<Request>(message_.header.request));
-    if (!answered) {
-      if ((flags & wire::kNeedReplyFlag) == 0) return true;
-      message_.put(uint64_t{0});
-    }
-    return reply(socket);
+    return !device_.answer(message_) || reply(socket);
   }
 
   void note() {
@@ -169,7 +117,6 @@ class InstantBackend::Server {
   }
 
   bool reply(int socket) {
-    message_.header.flags = wire::kVersion | wire::kReplyFlag;
     iovec parts[] = {{&message_.header, sizeof(message_.header)},
                      {message_.payload.data(), message_.header.size}};
     msghdr header = {};
@@ -178,96 +125,9 @@ class InstantBackend::Server {
     return ::sendmsg(socket, &header, MSG_NOSIGNAL) > 0;
   }
 
-  // True if there is an answer of its own in message_.
-  bool handle(Request id) {
-    switch (id) {
-      case Request::kGetFeatures:
-        message_.put((base_features() | options_.features).low());
-        return true;
-      case Request::kGetProtocolFeatures:
-        message_.put(protocol_features(options_.with_status));
-        return true;
-      case Request::kGetQueueNum:
-        message_.put(uint64_t{options_.queues});
-        return true;
-      case Request::kGetMaxMemSlots:
-        message_.put(kMaxSlots);
-        return true;
-      case Request::kGetStatus:
-        message_.put(status_);
-        return true;
-      case Request::kGetConfig:
-        get_config();
-        return true;
-      case Request::kSetLogBase:
-        message_.put(uint64_t{0});
-        return true;
-      case Request::kSetStatus:
-        status_ = message_.get<uint64_t>();
-        return false;
-      default:
-        return handle_rings(id);
-    }
-  }
-
-  bool handle_rings(Request id) {
-    const auto state = message_.get<wire::VringState>();
-    switch (id) {
-      case Request::kAddMemReg:
-        if (options_.serve_rings) {
-          rings_.add_memory(message_.get<wire::SingleMemoryRegion>().region,
-                            take_fd(message_));
-        }
-        return false;
-      case Request::kSetVringNum:
-        rings_.at(state.index).num = state.num;
-        return false;
-      case Request::kSetVringBase:
-        rings_.at(state.index).next = static_cast<uint16_t>(state.num);
-        return false;
-      case Request::kSetVringAddr:
-        rings_.set_addresses(message_.get<wire::VringAddr>());
-        return false;
-      case Request::kSetVringEnable:
-        rings_.enable(state.index, state.num != 0);
-        return false;
-      case Request::kSetVringKick:
-        rings_.at(state.index & wire::kVringIndexMask).kick = take_fd(message_);
-        return false;
-      case Request::kSetVringCall:
-        rings_.at(state.index & wire::kVringIndexMask).call = take_fd(message_);
-        return false;
-      case Request::kGetVringBase:
-        rings_.enable(state.index, false);
-        message_.put(
-            wire::VringState{state.index, rings_.at(state.index).next});
-        return true;
-      default:
-        return false;
-    }
-  }
-
-  void get_config() {
-    std::array<std::byte, wire::kMaxConfigBytes> config = {};
-    const uint64_t capacity = kDiskSectors;
-    const uint32_t seg_max = 126;
-    const uint32_t block_size = kBlkSectorSize;
-    const auto queues = static_cast<uint16_t>(options_.queues);
-    std::memcpy(&config[0], &capacity, sizeof(capacity));
-    std::memcpy(&config[12], &seg_max, sizeof(seg_max));
-    std::memcpy(&config[20], &block_size, sizeof(block_size));
-    std::memcpy(&config[34], &queues, sizeof(queues));
-    const auto head = message_.get<wire::ConfigHead>();
-    const size_t offset = std::min<size_t>(head.offset, config.size());
-    const size_t size = std::min<size_t>(head.size, config.size() - offset);
-    std::memcpy(&message_.payload[sizeof(head)], &config[offset], size);
-  }
-
-  const Options options_;
+  InstantDevice device_;
   Trace* trace_;
-  Message message_;
-  InstantRings rings_;
-  uint64_t status_ = 0;
+  InstantMessage message_;
 };
 
 absl::StatusOr<std::unique_ptr<InstantBackend>> InstantBackend::spawn(

@@ -3,18 +3,16 @@
 // One suite over every EventLoop: what the library relies on.
 #include "vhostdev/event_loop.h"
 
-#include <glib.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <functional>
 #include <memory>
-#include <string>
 #include <thread>
 #include <vector>
 
+#include "tests/host/turned_loop.h"
 #include "vhostdev/event_notifier.h"
-#include "vhostdev/glib_event_loop.h"
 #include "vhostdev/testing/manual_event_loop.h"
 
 namespace vhost {
@@ -23,79 +21,23 @@ namespace {
 using std::chrono::milliseconds;
 using ::testing::ElementsAre;
 using ::testing::UnorderedElementsAre;
+using vhost::testing::LoopKind;
+using vhost::testing::make_turned_loop;
 using vhost::testing::ManualEventLoop;
-
-// A loop and how a test turns it.
-class LoopUnderTest {
- public:
-  virtual ~LoopUnderTest() = default;
-  virtual EventLoop& loop() = 0;
-  // One turn, waiting for something to happen for a little while.
-  virtual void turn() = 0;
-
-  // Turns until `done`; false after a thousand idle turns.
-  bool turn_until(const std::function<bool()>& done) {
-    for (int i = 0; i < 1000; ++i) {
-      if (done()) return true;
-      turn();
-    }
-    return done();
-  }
-};
-
-class Epoll final : public LoopUnderTest {
- public:
-  EventLoop& loop() override { return *loop_; }
-  void turn() override { ASSERT_TRUE(loop_->run_once(milliseconds(5)).ok()); }
-
- private:
-  std::unique_ptr<EpollEventLoop> loop_ = *EpollEventLoop::create();
-};
-
-class Glib final : public LoopUnderTest {
- public:
-  ~Glib() override {
-    loop_.reset();
-    g_main_context_unref(context_);
-  }
-  EventLoop& loop() override { return *loop_; }
-  void turn() override {
-    const auto timer = loop_->timer(loop_->now() + milliseconds(5), [] {});
-    g_main_context_iteration(context_, TRUE);
-  }
-
- private:
-  GMainContext* context_ = g_main_context_new();
-  std::unique_ptr<EventLoop> loop_ = make_glib_event_loop(context_);
-};
-
-class Manual final : public LoopUnderTest {
- public:
-  EventLoop& loop() override { return loop_; }
-  void turn() override { loop_.advance(milliseconds(5)); }
-
- private:
-  ManualEventLoop loop_;
-};
-
-struct LoopKind {
-  std::string name;
-  std::function<std::unique_ptr<LoopUnderTest>()> make;
-};
+using vhost::testing::TurnedLoop;
 
 class EachLoop : public ::testing::TestWithParam<LoopKind> {
  protected:
-  std::unique_ptr<LoopUnderTest> turner_ = GetParam().make();
+  // One turn, waiting for something to happen for a little while.
+  void turn() { turner_->turn(milliseconds(5)); }
+
+  std::unique_ptr<TurnedLoop> turner_ = make_turned_loop(GetParam());
   EventLoop& loop_ = turner_->loop();
 };
 
-INSTANTIATE_TEST_SUITE_P(
-    Loop, EachLoop,
-    ::testing::Values(
-        LoopKind{"Epoll", [] { return std::make_unique<Epoll>(); }},
-        LoopKind{"Glib", [] { return std::make_unique<Glib>(); }},
-        LoopKind{"Manual", [] { return std::make_unique<Manual>(); }}),
-    [](const auto& loop) { return loop.param.name; });
+INSTANTIATE_TEST_SUITE_P(Loop, EachLoop,
+                         ::testing::ValuesIn(testing::loop_kinds()),
+                         [](const auto& loop) { return name_of(loop.param); });
 
 constexpr IoEvents kReadable{.readable = true};
 
@@ -126,7 +68,7 @@ TEST_P(EachLoop, TellsAWatchThatItsDescriptorIsReadable) {
         notifier.test_and_clear();
         ++calls;
       });
-  turner_->turn();
+  turn();
   EXPECT_EQ(calls, 0);
   ASSERT_TRUE(notifier.signal().ok());
   EXPECT_TRUE(turner_->turn_until([&] { return calls == 1; }));
@@ -148,7 +90,7 @@ TEST_P(EachLoop, KeepsADestroyedWatchSilent) {
                            [&](IoEvents) { called = true; });
   ASSERT_TRUE(notifier.signal().ok());
   watch.reset();
-  for (int i = 0; i < 3; ++i) turner_->turn();
+  for (int i = 0; i < 3; ++i) turn();
   EXPECT_FALSE(called);
 }
 
@@ -163,7 +105,7 @@ TEST_P(EachLoop, LetsACallbackDestroyItsOwnWatch) {
       });
   ASSERT_TRUE(notifier.signal().ok());
   EXPECT_TRUE(turner_->turn_until([&] { return *witness == 1; }));
-  for (int i = 0; i < 3; ++i) turner_->turn();
+  for (int i = 0; i < 3; ++i) turn();
   EXPECT_EQ(*witness, 1);
 }
 
@@ -182,7 +124,7 @@ TEST_P(EachLoop, LetsOneWatchDestroyAnotherThatIsReadyToo) {
     ASSERT_TRUE(notifiers[i].signal().ok());
   }
   turner_->turn_until([&] { return calls > 0; });
-  for (int i = 0; i < 3; ++i) turner_->turn();
+  for (int i = 0; i < 3; ++i) turn();
   EXPECT_EQ(calls, 1);
 }
 
@@ -194,13 +136,13 @@ TEST_P(EachLoop, WatchesForSomethingElseWhenTold) {
       loop_.watch(pipe.write_fd(), IoEvents{}, [&](IoEvents events) {
         if (events.writable) ++writable;
       });
-  turner_->turn();
+  turn();
   EXPECT_EQ(writable, 0);
   watch->set_events({.writable = true});
   EXPECT_TRUE(turner_->turn_until([&] { return writable > 0; }));
   watch->set_events({});
   const int before = writable;
-  for (int i = 0; i < 3; ++i) turner_->turn();
+  for (int i = 0; i < 3; ++i) turn();
   EXPECT_EQ(writable, before);
 }
 
@@ -245,7 +187,7 @@ TEST_P(EachLoop, RunsEachTimerOnceAndNotBeforeItsTime) {
     ran.push_back(1);
   });
   turner_->turn_until([&] { return ran.size() == 2; });
-  for (int i = 0; i < 3; ++i) turner_->turn();
+  for (int i = 0; i < 3; ++i) turn();
   EXPECT_THAT(ran, UnorderedElementsAre(1, 2));
 }
 
@@ -253,7 +195,7 @@ TEST_P(EachLoop, KeepsADestroyedTimerSilent) {
   bool called = false;
   auto timer = loop_.timer(loop_.now(), [&] { called = true; });
   timer.reset();
-  for (int i = 0; i < 3; ++i) turner_->turn();
+  for (int i = 0; i < 3; ++i) turn();
   EXPECT_FALSE(called);
 }
 

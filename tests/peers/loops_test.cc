@@ -2,11 +2,11 @@
 //
 // The same disk, driven from an event loop instead of by blocking calls.
 
-#include <glib.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <array>
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -15,10 +15,10 @@
 #include <utility>
 #include <vector>
 
+#include "tests/host/turned_loop.h"
 #include "tests/peers/daemon.h"
 #include "tests/peers/process.h"
 #include "tests/peers/test_disk.h"
-#include "vhostdev/glib_event_loop.h"
 
 namespace vhost::testing {
 namespace {
@@ -29,46 +29,6 @@ using ::testing::Values;
 constexpr uint64_t kDiskSize = uint64_t{16} << 20;
 constexpr uint64_t kPiece = 4096;
 constexpr uint32_t kQueues = 2;
-
-enum class LoopKind : uint8_t { kEpoll, kGlib };
-
-// A loop that the test turns.
-class TurnedLoop {
- public:
-  virtual ~TurnedLoop() = default;
-  virtual EventLoop& loop() = 0;
-  // Does what there is to do; waits a moment if there is nothing.
-  virtual void turn() = 0;
-};
-
-class EpollLoop final : public TurnedLoop {
- public:
-  EpollLoop() : loop_(*EpollEventLoop::create()) {}
-  EventLoop& loop() override { return *loop_; }
-  void turn() override {
-    EXPECT_TRUE(loop_->run_once(std::chrono::milliseconds(1)).ok());
-  }
-
- private:
-  std::unique_ptr<EpollEventLoop> loop_;
-};
-
-class GlibLoop final : public TurnedLoop {
- public:
-  GlibLoop() : context_(g_main_context_new()) {
-    loop_ = make_glib_event_loop(context_);
-  }
-  ~GlibLoop() override {
-    loop_ = nullptr;
-    g_main_context_unref(context_);
-  }
-  EventLoop& loop() override { return *loop_; }
-  void turn() override { g_main_context_iteration(context_, FALSE); }
-
- private:
-  GMainContext* context_;
-  std::unique_ptr<EventLoop> loop_;
-};
 
 class DiskOnALoop : public TestWithParam<std::tuple<DiskServer, LoopKind>> {
  protected:
@@ -82,11 +42,7 @@ class DiskOnALoop : public TestWithParam<std::tuple<DiskServer, LoopKind>> {
     auto started = start_disk(server, image, socket, kQueues);
     ASSERT_TRUE(started.ok()) << started.status();
     daemon_ = *std::move(started);
-    if (kind == LoopKind::kGlib) {
-      turned_ = std::make_unique<GlibLoop>();
-    } else {
-      turned_ = std::make_unique<EpollLoop>();
-    }
+    turned_ = make_turned_loop(kind);
     vm_ = std::make_unique<TestVm>(turned_->loop());
     driver_ = make_driver(*vm_, socket, kQueues, nullptr);
   }
@@ -99,7 +55,7 @@ class DiskOnALoop : public TestWithParam<std::tuple<DiskServer, LoopKind>> {
     EXPECT_FALSE(result.has_value()) << "a completion before the call is over";
     const MonotonicTime deadline = std::chrono::steady_clock::now() + kPatience;
     while (!result.has_value() && std::chrono::steady_clock::now() < deadline) {
-      turned_->turn();
+      turned_->turn(std::chrono::milliseconds(1));
     }
     return result.value_or(absl::DeadlineExceededError("the test's patience"));
   }
@@ -148,7 +104,7 @@ class DiskOnALoop : public TestWithParam<std::tuple<DiskServer, LoopKind>> {
     const absl::Status kicked = client.kick();
     if (!kicked.ok()) return kicked;
     std::array<BlkCompletion, 1> done;
-    while (client.poll(done) == 0) turned_->turn();
+    while (client.poll(done) == 0) turned_->turn(std::chrono::milliseconds(1));
     return done[0].status;
   }
 
@@ -193,7 +149,7 @@ TEST_P(DiskOnALoop, TheDeathOfTheBackEndIsNoticed) {
   daemon_ = nullptr;  // Killed.
   const MonotonicTime deadline = std::chrono::steady_clock::now() + kPatience;
   while (!queue->lost() && std::chrono::steady_clock::now() < deadline) {
-    turned_->turn();
+    turned_->turn(std::chrono::milliseconds(1));
   }
   EXPECT_EQ(queue->lost_status().code(), absl::StatusCode::kUnavailable);
 }
@@ -201,8 +157,8 @@ TEST_P(DiskOnALoop, TheDeathOfTheBackEndIsNoticed) {
 std::string name_of(
     const ::testing::TestParamInfo<std::tuple<DiskServer, LoopKind>>& info) {
   const auto [server, kind] = info.param;
-  return absl::StrCat(server == DiskServer::kQemu ? "Qemu" : "Model",
-                      kind == LoopKind::kGlib ? "OnGlib" : "OnEpoll");
+  return absl::StrCat(server == DiskServer::kQemu ? "Qemu" : "Model", "On",
+                      name_of(kind));
 }
 
 INSTANTIATE_TEST_SUITE_P(

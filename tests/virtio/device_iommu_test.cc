@@ -317,6 +317,38 @@ TEST_F(Iommu, AForcedStopEndsAnUnmap) {
   EXPECT_EQ(forgotten.code(), absl::StatusCode::kCancelled);
 }
 
+TEST_F(Iommu, CancelEndsAnUnmap) {
+  make_translated();
+  ops->completes = testing::Completes::kOnRequest;
+  Outcome forgotten;
+  dev->invalidate_iotlb(kIova, kPage, forgotten.completion());
+
+  dev->cancel();
+  loop.run_ready();
+
+  EXPECT_EQ(forgotten.calls(), 1);
+  EXPECT_EQ(forgotten.code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(dev->state(), DeviceState::kBroken);
+}
+
+// A back-end that keeps what it was to forget is not used any more.
+TEST_F(Iommu, AnUnmapThatIsWaitedForInVainBreaksTheDevice) {
+  make_translated();
+  ops->completes = testing::Completes::kNever;
+  ops->on_wait = [this](MonotonicTime until) {
+    loop.advance(until - loop.now());
+  };
+
+  const absl::Status status = dev->run(
+      [&](Completion done) {
+        dev->invalidate_iotlb(kIova, kPage, std::move(done));
+      },
+      std::chrono::milliseconds(10));
+
+  EXPECT_EQ(status.code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_EQ(dev->state(), DeviceState::kBroken);
+}
+
 TEST_F(Iommu, ADeviceMayBeDestroyedWithAnUnmapUnderWay) {
   make_translated();
   ops->completes = testing::Completes::kOnRequest;

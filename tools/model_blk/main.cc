@@ -99,6 +99,13 @@ absl::Status serve(const Options& options) {
   model.fault = options.fault;
   model.fault_after = options.fault_after;
   model.on_trouble = complain;
+  if (options.stop_before_message.has_value()) {
+    model.on_message = [at = *options.stop_before_message](
+                           const testing::ModelMessage& message) {
+      if (message.number == at) ::raise(SIGSTOP);
+      return testing::ModelVerdict();
+    };
+  }
   ModelBackend backend(disk->get(), std::move(model));
   VHOST_RETURN_IF_ERROR(options.fd.has_value()
                             ? use_inherited(backend, *options.fd)

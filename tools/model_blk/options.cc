@@ -32,6 +32,7 @@ enum Option : int {
   kOptWithout,
   kOptLatency,
   kOptFault,
+  kOptStopBeforeMessage,
   kOptHelp,
 };
 
@@ -46,6 +47,7 @@ const option kLongOptions[] = {
     {"without", required_argument, nullptr, kOptWithout},
     {"latency-ms", required_argument, nullptr, kOptLatency},
     {"fault", required_argument, nullptr, kOptFault},
+    {"stop-before-message", required_argument, nullptr, kOptStopBeforeMessage},
     {"help", no_argument, nullptr, kOptHelp},
     {},
 };
@@ -116,6 +118,11 @@ absl::Status parse_numeric(int what, const char* text, Options& options) {
     const auto queues = parse_number("--queues", text, 1u, kMaxQueues);
     if (!queues.ok()) return queues.status();
     options.queues = *queues;
+  } else if (what == kOptStopBeforeMessage) {
+    const auto number =
+        parse_number("--stop-before-message", text, uint64_t{0}, kMaxSize);
+    if (!number.ok()) return number.status();
+    options.stop_before_message = *number;
   } else {
     const auto ms = parse_number("--latency-ms", text, 0u, kMaxLatencyMs);
     if (!ms.ok()) return ms.status();

@@ -29,6 +29,9 @@ struct Options {
   std::chrono::nanoseconds latency{0};
   testing::ModelFault fault = testing::ModelFault::kNone;
   uint64_t fault_after = 0;
+  // For tests, and not in kHelp: stops itself (SIGSTOP) when the message of
+  // this number (from 0) of a connection came, before it is looked at.
+  std::optional<uint64_t> stop_before_message;
 };
 
 // Errors: kInvalidArgument  an option that does not exist, its value is wrong,
