@@ -189,6 +189,19 @@ constexpr OptionSpec kSeconds = {
     [](Options& out, absl::string_view text) {
       return store(out.seconds, parse_seconds(text));
     }};
+constexpr OptionSpec kReconnect = {
+    "reconnect", nullptr,
+    "go on when the back-end dies: random writes, checked by a journal",
+    [](Options& out, absl::string_view) {
+      out.reconnect = true;
+      return absl::OkStatus();
+    }};
+constexpr OptionSpec kReconnectTimeout = {
+    "reconnect-timeout", "SECONDS",
+    "with --reconnect: give up after so long without one (default: never)",
+    [](Options& out, absl::string_view text) {
+      return store(out.reconnect_timeout, parse_seconds(text));
+    }};
 constexpr OptionSpec kRepeat = {
     "repeat", "R", "connect, start and stop this often (default: 10)",
     [](Options& out, absl::string_view text) {
@@ -213,7 +226,8 @@ std::vector<CommandSpec> make_commands() {
        connected({})},
       {Command::kBlkVerify, "blk verify",
        "writes a pattern, flushes, reads it back and compares (destroys data)",
-       connected({&kSize, &kQueues, &kDepth, &kSeed, &kSeconds})},
+       connected({&kSize, &kQueues, &kDepth, &kSeed, &kSeconds, &kReconnect,
+                  &kReconnectTimeout})},
       {Command::kBlkCheckFile,
        "blk check-file",
        "looks for the pattern of blk verify in a file",
