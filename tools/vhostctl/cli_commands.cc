@@ -313,12 +313,12 @@ std::string help_text(absl::string_view words) {
   absl::StrAppend(&out, "options:\n");
   for (const OptionSpec* option : options) {
     absl::StrAppendFormat(
-        &out, "  --%-18s%s\n",
+        &out, "  --%-27s%s\n",
         absl::StrCat(option->name, option->value == nullptr ? "" : " ",
                      option->value == nullptr ? "" : option->value),
         option->help);
   }
-  absl::StrAppendFormat(&out, "  --%-18s%s\n", "help", "this text");
+  absl::StrAppendFormat(&out, "  --%-27s%s\n", "help", "this text");
   absl::StrAppend(&out,
                   "BYTES may end in K, M, G or T.  Exit status: 0 done, "
                   "1 failed, 2 wrong usage.\n");
