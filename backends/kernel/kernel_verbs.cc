@@ -42,11 +42,17 @@ absl::Status VhostKernelOps::set_features(const SetFeatures& verb) {
 
   const FeatureSet before = features_;
   const FeatureSet wanted = kernel_features(verb.features);
-  VHOST_RETURN_IF_ERROR(fan_out(
+  const absl::Status told = fan_out(
       [&](KernelDevice& device) { return device.set_features(wanted); },
-      [&](KernelDevice& device) { return device.set_features(before); }));
-  features_ = wanted;
+      [&](KernelDevice& device) { return device.set_features(before); });
+  if (told.ok()) features_ = wanted;
+  // A device drops its translations whenever it is told ACCESS_PLATFORM, also
+  // by the roll-back.
   if (!verb.running) ring_translations_.clear();
+  if (iommu && verb.running && !absl::IsUnavailable(told)) {
+    VHOST_RETURN_IF_ERROR(give_ring_translations());
+  }
+  VHOST_RETURN_IF_ERROR(told);
   if (iommu && !verb.running) {
     const uint64_t version_2 = uint64_t{1} << VHOST_BACKEND_F_IOTLB_MSG_V2;
     const bool two = (backend_features_ & version_2) != 0;
@@ -82,7 +88,6 @@ absl::Status VhostKernelOps::leave_iotlb_mode() {
   watches_.clear();
   devices_.clear();
   devices_gone();
-  for (Queue& queue : queues_) queue = Queue();
   iommu_ = false;
   iotlb_mode_ = false;
   const BackendTraits known = traits_;
@@ -130,7 +135,7 @@ void VhostKernelOps::run(const Configure& verb, BatchSteps& steps) {
   for (size_t i = 0; i < verb.iotlb.size(); ++i) {
     const Step step = {.kind = StepKind::kIotlb,
                        .index = static_cast<uint32_t>(i)};
-    if (steps.add(step, send_to_all(verb.iotlb[i]))) {
+    if (steps.add(step, send_to_rings(verb.iotlb[i], verb.queues))) {
       sent.push_back(&verb.iotlb[i]);
     }
   }

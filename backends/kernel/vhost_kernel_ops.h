@@ -100,10 +100,10 @@ class VhostKernelOps : public VhostOps {
   using OneDevice = absl::FunctionRef<absl::Status(KernelDevice&)>;
   absl::Status fan_out(OneDevice change, OneDevice undo);
 
-  // Answers what `device` asks for; true if it asked for something, so that
-  // what failed for want of a translation may be tried again.
-  absl::StatusOr<bool> answer_misses(KernelDevice& device);
-  bool behind_iommu() const { return iommu_; }
+  // Makes `request` of `device`.  Behind an IOMMU a ring without translations
+  // is refused, and asked for: what was asked is answered, and it is tried
+  // again for as long as there were answers.
+  absl::Status with_translations(KernelDevice& device, OneDevice request);
 
  private:
   void run(const Open& verb, BatchSteps& steps);
@@ -163,8 +163,15 @@ class VhostKernelOps : public VhostOps {
 
   // Translations (kernel_iotlb.cc).
   absl::Status send_to_all(const UpdateIotlb& update);
-  absl::Status answer_miss(KernelDevice& device, const IotlbRequest& request);
+  absl::Status send_to_rings(const UpdateIotlb& update,
+                             std::span<const VringSetup> coming);
+  absl::StatusOr<bool> answer_misses(KernelDevice& device);
+  absl::StatusOr<bool> answer_miss(KernelDevice& device,
+                                   const IotlbRequest& request);
   absl::Status forget_translations();
+  absl::Status give_ring_translations();
+  void keep_pieces(const UpdateIotlb& update,
+                   std::map<uint64_t, UpdateIotlb>& kept) const;
   bool touches_ring(const IotlbEntry& entry) const;
   void note_translation(const UpdateIotlb& update);
   void watch_devices();

@@ -14,10 +14,6 @@ namespace {
 
 constexpr uint32_t kQueuesPerPair = 2;
 
-// How often a tap is tried again after translations were asked for: one for
-// each page of the largest ring is enough.
-constexpr int kMostTries = 512;
-
 // Bit 27, VIRTIO's ANY_LAYOUT, means another thing here: the kernel adds the
 // header on receive and strips it on transmit.
 constexpr unsigned kKernelHasHeader = VHOST_NET_F_VIRTIO_NET_HDR;
@@ -131,16 +127,11 @@ absl::Status VhostNetOps::attach_tap(BackendQueue vq) {
         absl::StrCat("vhost-net: vq ", to_int(vq), " is not started"));
   }
   const int tap = options_.taps[to_int(vq) / kQueuesPerPair].get();
-  absl::Status status = device_of(vq).net_set_backend(vq, tap);
-  // Behind an IOMMU a ring without translations is refused, and asked for.
-  for (int i = 0; !status.ok() && behind_iommu() && i < kMostTries; ++i) {
-    const absl::StatusOr<bool> asked = answer_misses(device_of(vq));
-    if (!asked.ok()) return asked.status();
-    if (!*asked) break;
-    status = device_of(vq).net_set_backend(vq, tap);
-  }
-  if (status.ok()) taps_[to_int(vq)].attached = true;
-  return status;
+  VHOST_RETURN_IF_ERROR(with_translations(
+      device_of(vq),
+      [&](KernelDevice& device) { return device.net_set_backend(vq, tap); }));
+  taps_[to_int(vq)].attached = true;
+  return absl::OkStatus();
 }
 
 absl::Status VhostNetOps::detach_tap(BackendQueue vq) {

@@ -7,12 +7,6 @@
 #include "vhostdev/status.h"
 
 namespace vhost {
-namespace {
-
-// One translation for each page of the largest rings is enough.
-constexpr int kMostTries = 512;
-
-}  // namespace
 
 WholeDeviceOps::WholeDeviceOps(Layout layout, KernelSystem system)
     : VhostKernelOps(std::move(layout), std::move(system)) {
@@ -25,17 +19,11 @@ absl::Status WholeDeviceOps::choose_features(FeatureSet&) {
 
 absl::Status WholeDeviceOps::run_now() {
   if (going_) return absl::OkStatus();
-  KernelDevice& device = devices().front();
-  absl::Status status = run_device(device);
-  // Behind an IOMMU a ring without translations is refused, and asked for.
-  for (int i = 0; !status.ok() && behind_iommu() && i < kMostTries; ++i) {
-    const absl::StatusOr<bool> asked = answer_misses(device);
-    if (!asked.ok()) return asked.status();
-    if (!*asked) break;
-    status = run_device(device);
-  }
-  going_ = status.ok();
-  return status;
+  VHOST_RETURN_IF_ERROR(with_translations(
+      devices().front(),
+      [this](KernelDevice& device) { return run_device(device); }));
+  going_ = true;
+  return absl::OkStatus();
 }
 
 absl::Status WholeDeviceOps::halt_now() {
@@ -52,10 +40,14 @@ void WholeDeviceOps::set_going(const Go& verb, BatchSteps& steps) {
       kicked.ok() ? run_now()
                   : absl::AbortedError(absl::StrCat(
                         layout().label, ": not all rings are kicked"));
+  bool told = false;
   for (const Go::Queue& queue : verb.queues) {
     if (!queue.enabled) continue;
     steps.add(StepKind::kEnable, queue.index, going);
+    told = true;
   }
+  // The device runs or does not, whichever queues are enabled.
+  if (!told) steps.add({}, going);
 }
 
 void WholeDeviceOps::halt(const Quiesce& verb, BatchSteps& steps) {

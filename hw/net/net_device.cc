@@ -64,6 +64,7 @@ struct NetDevice::State {
   const NetQueues queues;
   const Options options;
   uint16_t pairs = 1;
+  uint64_t stops = 0;  // That were asked for, resets among them.
   // As accept_features() said; empty: as VhostDev was told.
   std::optional<FeatureSet> accepted = std::nullopt;
 
@@ -88,6 +89,10 @@ void enable_pairs(VhostDev& dev, const NetQueues& queues, uint16_t pairs,
     dev.set_queues_enabled(off, false, std::move(done));
   };
   dev.set_queues_enabled(on, true, std::move(then));
+}
+
+absl::Status stopped_meanwhile() {
+  return absl::CancelledError("start: stopped meanwhile");
 }
 
 // Completes with OK, as an operation that has nothing to do.
@@ -124,13 +129,16 @@ void NetDevice::start(Completion done) {
     // ORDER: last: whoever hears of the link may destroy all of this.
     if (serves && !alive.expired()) link->set_served();
   };
-  auto start = [state = state_,
+  const uint64_t stops = state_->stops;
+  auto start = [state = state_, stops,
                 started = std::move(started)](absl::Status status) mutable {
+    if (state->stops != stops) status = stopped_meanwhile();
     if (!status.ok()) return started(std::move(status));
     state->dev.start(std::move(started));
   };
-  auto enable = [state = state_,
+  auto enable = [state = state_, stops,
                  start = std::move(start)](absl::Status status) mutable {
+    if (state->stops != stops) return start(stopped_meanwhile());
     // A back-end that has no message for the MTU carries what it gets.
     if (!status.ok() && !absl::IsUnimplemented(status)) return start(status);
     enable_pairs(state->dev, state->queues, state->pairs, std::move(start));
@@ -142,7 +150,13 @@ void NetDevice::start(Completion done) {
   enable(absl::OkStatus());
 }
 
+void NetDevice::stop(StopReason reason, Completion done) {
+  ++state_->stops;
+  state_->dev.stop(reason, std::move(done));
+}
+
 void NetDevice::reset(Completion done) {
+  ++state_->stops;
   state_->pairs = 1;
   state_->accepted.reset();
   state_->dev.reset(std::move(done));

@@ -34,6 +34,11 @@ void NetLink::broken(const absl::Status& why) {
   if (change(served_, false)) events.broken(why);
 }
 
+void NetLink::reconnected() {
+  BackendEvents& events = events_;
+  if (change(served_, true)) events.reconnected();
+}
+
 void NetLink::show(FeatureSet features, uint32_t offset,
                    std::span<std::byte> bytes) const {
   if (!features.has(kNetFeatureStatus)) return;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "hw/virtio/event_queue.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace vhost {
@@ -20,8 +21,26 @@ void EventQueue::memory_refused(const absl::Status& why) {
   post();
 }
 
-void EventQueue::broken(const absl::Status& why) {
-  collected_.broken = why;
+void EventQueue::broken(const absl::Status& why) { add(Kind::kBroken, why); }
+
+void EventQueue::reconnected() { add(Kind::kReconnected, absl::OkStatus()); }
+
+void EventQueue::needs_reset(const absl::Status& why) {
+  add(Kind::kNeedsReset, why);
+}
+
+void EventQueue::gave_up(const absl::Status& why) { add(Kind::kGaveUp, why); }
+
+void EventQueue::add(Kind kind, const absl::Status& why) {
+  std::deque<Fate>& fates = collected_.fates;
+  // One that nobody heard to be lost, back and lost again is lost.
+  if (kind == Kind::kBroken) {
+    const auto before = std::find_if(
+        fates.begin(), fates.end(),
+        [](const Fate& fate) { return fate.kind == Kind::kBroken; });
+    fates.erase(before, fates.end());
+  }
+  fates.push_back({kind, why});
   post();
 }
 
@@ -55,8 +74,21 @@ void EventQueue::deliver() {
   if (now.blockers_changed && events_ != nullptr) {
     events_->migration_blockers_changed();
   }
-  if (now.broken.has_value() && events_ != nullptr) {
-    events_->broken(*now.broken);
+  for (const Fate& fate : now.fates) {
+    if (events_ != nullptr) deliver(fate);
+  }
+}
+
+void EventQueue::deliver(const Fate& fate) {
+  switch (fate.kind) {
+    case Kind::kBroken:
+      return events_->broken(fate.why);
+    case Kind::kReconnected:
+      return events_->reconnected();
+    case Kind::kNeedsReset:
+      return events_->needs_reset(fate.why);
+    case Kind::kGaveUp:
+      return events_->gave_up(fate.why);
   }
 }
 

@@ -2,6 +2,8 @@
 #ifndef HW_VIRTIO_EVENT_QUEUE_H_
 #define HW_VIRTIO_EVENT_QUEUE_H_
 
+#include <cstdint>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <set>
@@ -28,22 +30,33 @@ class EventQueue {
   void vring_error(std::optional<QueueIndex> queue);
   void memory_refused(const absl::Status& why);
   void broken(const absl::Status& why);
+  void reconnected();
+  void needs_reset(const absl::Status& why);
+  void gave_up(const absl::Status& why);
   void migration_blockers_changed();
 
   // Nothing is delivered any more.
   void mute() { events_ = nullptr; }
 
  private:
+  // What becomes of the connection: told in order.
+  enum class Kind : uint8_t { kBroken, kReconnected, kNeedsReset, kGaveUp };
+  struct Fate {
+    Kind kind{};
+    absl::Status why;
+  };
   struct Collected {
     bool config_changed = false;
     bool blockers_changed = false;
     std::set<std::optional<QueueIndex>> vring_errors;
     std::optional<absl::Status> memory_refused;  // The first.
-    std::optional<absl::Status> broken;
+    std::deque<Fate> fates;
   };
 
+  void add(Kind kind, const absl::Status& why);
   void post();
   void deliver();
+  void deliver(const Fate& fate);
 
   EventLoop& loop_;
   BackendEvents* events_;

@@ -2,6 +2,7 @@
 #include "hw/virtio/executor_ops.h"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <deque>
 #include <optional>
@@ -16,6 +17,9 @@
 
 namespace vhost {
 namespace {
+
+// The number of work that is no verb.
+constexpr uint64_t kClose = 0;
 
 BatchResult all_unknown(const absl::Status& why) {
   BatchResult result;
@@ -45,6 +49,8 @@ class ExecutorOps::Core final : public std::enable_shared_from_this<Core> {
         loop(event_loop),
         gate(event_loop),
         front(owner) {}
+  // The back-end first: it was attached to the others.
+  ~Core() { inner.reset(); }
 
   using Letter = absl::AnyInvocable<void(Core&)>;
 
@@ -84,13 +90,15 @@ class ExecutorOps::Core final : public std::enable_shared_from_this<Core> {
   // Loop thread: hands `work` to the worker.
   void start(absl::AnyInvocable<Outcome(Core&)> work, uint64_t id);
   // Loop thread: some work is over.
-  void ended(uint64_t id, Outcome outcome) {
-    if (--at_work == 0) gate.open_gate();
-    if (front != nullptr) front->returned(id, std::move(outcome));
-  }
+  void ended(uint64_t id, Outcome outcome);
+  // Loop thread: the back-end closed itself.
+  void lost(const absl::Status& why);
 
   // Loop thread: in its turn, whatever threads the executor has.
   void enqueue(std::unique_ptr<Work> job);
+
+  // The verbs up to this one are not to begin any more.
+  std::atomic<uint64_t> given_up = 0;
 
   std::unique_ptr<VhostOps> inner;  // Whoever has it: see GatedLoop.
   Executor& executor;
@@ -98,6 +106,7 @@ class ExecutorOps::Core final : public std::enable_shared_from_this<Core> {
 
   // Loop thread.
   GatedLoop gate;
+  std::vector<std::shared_ptr<const void>> kept;
   ExecutorOps* front;  // Null: gone.
   BackendSink* sink = nullptr;
   std::weak_ptr<void> lender;
@@ -161,6 +170,20 @@ void ExecutorOps::Core::start(absl::AnyInvocable<Outcome(Core&)> work,
       [core = shared_from_this(), job = std::move(job)]() mutable {
         core->enqueue(std::move(job));
       });
+}
+
+void ExecutorOps::Core::ended(uint64_t id, Outcome outcome) {
+  if (--at_work == 0) gate.open_gate();
+  if (id == kClose) kept.clear();
+  if (front != nullptr) front->returned(id, std::move(outcome));
+}
+
+void ExecutorOps::Core::lost(const absl::Status& why) {
+  sink->on_lost(why);
+  if (kept.empty()) return;
+  if (at_work == 0) return kept.clear();
+  // Nobody closes it once more: what is under way may use it and nothing else.
+  start([](Core&) { return Outcome(); }, kClose);
 }
 
 // What the executor is given: works off all jobs there are by then.
@@ -236,7 +259,7 @@ class ExecutorOps::Reports final : public BackendSink {
     return absl::OkStatus();
   }
   void on_lost(const absl::Status& why) override {
-    report([why](BackendSink& sink) { sink.on_lost(why); });
+    report([why, &core = core_](BackendSink&) { core.lost(why); });
   }
   // A verb that asks the VMM something would wait for its thread: refused.
   BackendServices& services() override {
@@ -305,15 +328,26 @@ Pending ExecutorOps::submit(Verb verb, MonotonicTime deadline,
   if (deadline != MonotonicTime::max()) {
     entry.timer = core_->loop.timer(deadline, [this] { expire(); });
   }
+  // The loop's clock is the loop's own.
+  using Clock = std::chrono::steady_clock;
+  const MonotonicTime limit =
+      deadline == MonotonicTime::max()
+          ? deadline
+          : Clock::now() + (deadline - core_->loop.now());
   core_->start(
-      [verb = std::move(verb), deadline](Core& at) mutable {
+      [verb = std::move(verb), deadline, limit, id](Core& at) mutable {
+        if (id <= at.given_up) {
+          Outcome none;
+          none.result = all_unknown(absl::CancelledError("given up"));
+          return none;
+        }
         std::optional<BatchResult> result;
         Pending pending = at.inner->submit(std::move(verb), deadline,
                                            [&result](BatchResult done_with) {
                                              result = std::move(done_with);
                                            });
         // One that does not answer inline is driven here.
-        while (!result.has_value() && at.gate.now() < deadline) {
+        while (!result.has_value() && Clock::now() < limit) {
           at.inner->pump(deadline);
         }
         Outcome outcome;
@@ -346,6 +380,7 @@ void ExecutorOps::returned(uint64_t id, Outcome outcome) {
 // Completes what is under way; the worker goes on for nobody.
 void ExecutorOps::give_up(const absl::Status& why) {
   const std::shared_ptr<Core> core = core_;
+  core->given_up = ids_;
   std::map<uint64_t, UnderWay> ended = std::exchange(under_way_, {});
   for (auto& [id, entry] : ended) {
     entry.timer.reset();
@@ -361,12 +396,17 @@ void ExecutorOps::close(const absl::Status& why) {
         at.inner->close(why);
         return Outcome();
       },
-      /*id=*/0);
+      kClose);
   give_up(why);
+}
+
+void ExecutorOps::keep_until_closed(std::shared_ptr<const void> kept) {
+  core_->kept.push_back(std::move(kept));
 }
 
 void ExecutorOps::retire(const absl::Status& why) {
   if (std::exchange(retired_, true)) return;
+  core_->given_up = ids_;
   under_way_.clear();
   core_->start(
       [why](Core& at) {
@@ -374,7 +414,7 @@ void ExecutorOps::retire(const absl::Status& why) {
         at.inner.reset();
         return Outcome();
       },
-      /*id=*/0);
+      kClose);
 }
 
 void ExecutorOps::expire() {
@@ -388,6 +428,12 @@ void ExecutorOps::expire() {
       absl::DeadlineExceededError("no answer from the executor's back-end");
   close(why);
   if (core->front != nullptr && core->sink != nullptr) core->sink->on_lost(why);
+}
+
+std::unique_ptr<PeerWatch> ExecutorOps::watch_for_peer(
+    EventLoop& loop, EventLoop::Callback appeared) {
+  if (retired_ || core_->at_work > 0) return nullptr;
+  return core_->inner->watch_for_peer(loop, std::move(appeared));
 }
 
 void ExecutorOps::pump(MonotonicTime deadline) {

@@ -35,6 +35,11 @@ class ExecutorOps final : public VhostOps {
   // on the worker and given back on the loop's thread.
   void set_lender(std::weak_ptr<void> lender);
 
+  // `kept` is let go of, on the loop's thread, once the next close() is done or
+  // the back-end, which reported its own loss, is not at work any more: what a
+  // verb that nobody waits for may still use.
+  void keep_until_closed(std::shared_ptr<const void> kept);
+
   // The end: as close(), and the back-end is destroyed behind it.  Every verb
   // from now on is refused.
   void retire(const absl::Status& why);
@@ -47,6 +52,9 @@ class ExecutorOps final : public VhostOps {
   void attach(EventLoop* loop, BackendSink* sink) override;
   void pump(MonotonicTime deadline) override;
   void close(const absl::Status& why) override;
+  // Null while the worker has the back-end.
+  std::unique_ptr<PeerWatch> watch_for_peer(
+      EventLoop& loop, EventLoop::Callback appeared) override;
   std::vector<std::string> recent() const override { return recent_; }
   BackendCounters counters() const override { return counters_; }
 

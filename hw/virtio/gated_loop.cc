@@ -66,6 +66,14 @@ struct GatedLoop::Source {
   static void listen(const std::shared_ptr<Source>& self) {
     if (self->cancelled) return;
     const std::weak_ptr<Source> weak = self;
+    if (!self->fd.valid()) {
+      // No descriptor was left: what cannot be watched is as good as hung up.
+      self->gate->loop.post([weak] {
+        const std::shared_ptr<Source> source = weak.lock();
+        if (source != nullptr) ready(source, {.hung_up = true});
+      });
+      return;
+    }
     self->watch =
         self->gate->loop.watch(self->fd, self->wanted, [weak](IoEvents events) {
           const std::shared_ptr<Source> source = weak.lock();

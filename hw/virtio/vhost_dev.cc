@@ -35,6 +35,7 @@ VhostDev::Impl::Impl(VhostContext& context, std::unique_ptr<VhostOps> ops,
       events_(loop_, events),
       services_(services, options_.queues),
       interrupts_(notifiers, options_.queues.device_queues()),
+      schedule_(options_.reconnect),
       runner_(*ops_, loop_, [this](absl::Status status) {
         sequence_ended(std::move(status));
       }) {
@@ -67,6 +68,8 @@ void VhostDev::Impl::shut_down() {
   events_.mute();
   services_.mute();
   error_watch_.reset();
+  reconnect_timer_.reset();
+  peer_watch_.reset();
   config_watch_.reset();
   for (Queue& queue : queues_) queue.kick_watch.reset();
   const absl::Status why = absl::CancelledError("device destroyed");
@@ -83,6 +86,7 @@ void VhostDev::Impl::shut_down() {
   ops_->close(why);
   current_.reset();
   next_.reset();
+  waiting_start_.reset();
   collected_.clear();
 }
 
@@ -139,6 +143,20 @@ void VhostDev::reset_owner(Completion done) {
 void VhostDev::invalidate_iotlb(uint64_t iova, uint64_t size, Completion done) {
   impl_->invalidate_iotlb(iova, size, std::move(done));
 }
+void VhostDev::get_inflight(uint16_t queue_size, Completion done) {
+  impl_->get_inflight(queue_size, std::move(done));
+}
+const InflightArea& VhostDev::inflight() const { return impl_->inflight(); }
+absl::Status VhostDev::set_inflight(InflightArea area) {
+  return impl_->set_inflight(std::move(area));
+}
+absl::Status VhostDev::reset_inflight() { return impl_->reset_inflight(); }
+absl::Status VhostDev::free_inflight() { return impl_->free_inflight(); }
+ReconnectState VhostDev::reconnect_state() const {
+  return impl_->reconnect_state();
+}
+void VhostDev::reconnect_now() { impl_->reconnect_now(); }
+void VhostDev::stop_reconnecting() { impl_->stop_reconnecting(); }
 void VhostDev::cancel() { impl_->cancel(); }
 absl::Status VhostDev::run(absl::FunctionRef<void(Completion)> operation,
                            Duration timeout) {
@@ -167,7 +185,7 @@ void VhostDev::mask_config() { impl_->mask_config(); }
 void VhostDev::unmask_config() { impl_->unmask_config(); }
 bool VhostDev::config_pending() { return impl_->config_pending(); }
 
-DeviceState VhostDev::state() const { return impl_->state(); }
+DeviceState VhostDev::state() const { return impl_->told_state(); }
 const absl::Status& VhostDev::broken_status() const {
   return impl_->broken_status();
 }

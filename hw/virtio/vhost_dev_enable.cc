@@ -11,6 +11,19 @@ namespace vhost {
 void VhostDev::Impl::set_queues_enabled(std::span<const QueueIndex> queues,
                                         bool enabled, Completion done) {
   using enum DeviceState;
+  if (schedule_.active() && !services_.answering()) {
+    absl::Status status;
+    for (const QueueIndex vq : queues) {
+      if (find(vq) != nullptr) continue;
+      status = absl::InvalidArgumentError(
+          absl::StrCat("vq ", to_int(vq), ": not the back-end's"));
+    }
+    if (status.ok()) {
+      for (const QueueIndex vq : queues) find(vq)->enabled = enabled;
+    }
+    note_for_later("set queues enabled", status, std::move(done));
+    return;
+  }
   std::vector<QueueIndex> copy(queues.begin(), queues.end());
   begin({.name = "set queues enabled",
          .done = std::move(done),

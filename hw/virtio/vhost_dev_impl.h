@@ -27,6 +27,7 @@
 #include "hw/virtio/lifecycle.h"
 #include "hw/virtio/log_bitmap.h"
 #include "hw/virtio/memory_view.h"
+#include "hw/virtio/reconnect_schedule.h"
 #include "hw/virtio/sequence_runner.h"
 #include "hw/virtio/task.h"
 #include "vhostdev/event_notifier.h"
@@ -39,6 +40,8 @@ namespace vhost {
 //   vhost_dev.cc             the public face; birth and death
 //   vhost_dev_operations.cc  one operation at a time; run, cancel, broken
 //   vhost_dev_init.cc        connecting; what can block a migration
+//   vhost_dev_reconnect.cc   a lost back-end, and getting it back
+//   vhost_dev_inflight.cc    the area that notes requests in flight
 //   vhost_dev_start.cc       start and its roll-back; single queues
 //   vhost_dev_plan.cc        what a start will tell of each queue
 //   vhost_dev_stop.cc        stop, force_stop, reset; single queues
@@ -89,6 +92,14 @@ class VhostDev::Impl final : public BackendSink,
   void set_guest_cid(uint64_t cid, Completion done);
   void reset_owner(Completion done);
   void invalidate_iotlb(uint64_t iova, uint64_t size, Completion done);
+  void get_inflight(uint16_t queue_size, Completion done);
+  const InflightArea& inflight() const { return inflight_; }
+  absl::Status set_inflight(InflightArea area);
+  absl::Status reset_inflight();
+  absl::Status free_inflight();
+  ReconnectState reconnect_state() const { return schedule_.state(); }
+  void reconnect_now();
+  void stop_reconnecting();
   void cancel();
   absl::Status run(absl::FunctionRef<void(Completion)> operation,
                    Duration timeout);
@@ -103,6 +114,10 @@ class VhostDev::Impl final : public BackendSink,
   void mask_config();
   void unmask_config();
   bool config_pending();
+  // As the VMM is told: what an attempt to reconnect goes through is its own.
+  DeviceState told_state() const {
+    return attempting() ? DeviceState::kBroken : state();
+  }
   DeviceState state() const { return life_.state(); }
   const absl::Status& broken_status() const { return broken_status_; }
   const BackendTraits& traits() const { return ops_->traits(); }
@@ -138,6 +153,10 @@ class VhostDev::Impl final : public BackendSink,
   // -- Operations (vhost_dev_operations.cc) --------------------------------
 
   enum class Preempts : uint8_t { kNo, kYes };
+  // What it means to an attempt to reconnect that is under way: is refused, as
+  // by a broken device, or ends it first.
+  enum class Attempting : uint8_t { kRefused, kEndsIt };
+  // kNobody: the VMM wanted it, or an attempt to reconnect failed.
   enum class Tell : uint8_t { kVmm, kNobody };
   struct Operation {
     absl::string_view name;  // "start"; a literal.
@@ -145,10 +164,13 @@ class VhostDev::Impl final : public BackendSink,
     std::vector<DeviceState> states = {};  // Where it may begin.
     absl::AnyInvocable<Task()> make = nullptr;
     Preempts preempts = Preempts::kNo;
-    bool internal = false;   // An update: nobody asked for it.
-    bool about_log = false;  // Of the log, not of memory.
-    bool kicks = false;      // Of neither: in-band kicks.
-    bool collected = false;  // By run(); otherwise posted.
+    Attempting while_attempting = Attempting::kRefused;
+    bool waits_for_peer = false;  // A start: outlives a loss.
+    bool reconnects = false;      // An attempt: nobody asked for it.
+    bool internal = false;        // An update: nobody asked for it.
+    bool about_log = false;       // Of the log, not of memory.
+    bool kicks = false;           // Of neither: in-band kicks.
+    bool collected = false;       // By run(); otherwise posted.
     uint64_t serial = 0;
   };
 
@@ -157,7 +179,9 @@ class VhostDev::Impl final : public BackendSink,
   void sequence_ended(absl::Status status);
   void go_on();
   // A verb beside whatever operation is under way (UpdateIotlb may be).
+  bool waited_for(uint64_t last) const;
   absl::string_view busy_with() const;
+  absl::Status broken_error() const;
   void submit_beside(Verb verb, Operation operation);
   void beside_ended(uint64_t serial, const BatchResult& result);
   void complete(Operation operation, const absl::Status& status);
@@ -204,7 +228,9 @@ class VhostDev::Impl final : public BackendSink,
     bool started = false;  // KICK is applied.
     bool runs_enabled = false;
     bool kick_bound = false;
-    bool undrained = false;  // Stopped, with requests in flight.
+    bool undrained = false;    // Stopped, with requests in flight.
+    bool unconfirmed = false;  // Stopped, and what is in flight is not known.
+    bool noted = false;        // Its requests, in the inflight area.
 
     // Behind an IOMMU: the translations of `ring` that the back-end has.
     std::vector<UpdateIotlb> iotlb;
@@ -224,6 +250,7 @@ class VhostDev::Impl final : public BackendSink,
   // -- Sequences.  Parameters by value (task.h). ---------------------------
 
   Task init_task();
+  Task connect(MonotonicTime deadline);
   absl::Status check_backend() const;
   absl::Status join();
   void update_blockers();
@@ -297,6 +324,43 @@ class VhostDev::Impl final : public BackendSink,
   Task enable_task(std::vector<QueueIndex> queues, bool enabled);
   void note_enabled(const SetQueuesEnabled& asked, const BatchResult& result);
 
+  // -- A lost back-end -----------------------------------------------------
+
+  bool attempting() const {
+    return current_.has_value() && current_->reconnects;
+  }
+  void begin_beside_attempt(Operation operation);
+  void note_for_later(absl::string_view name, const absl::Status& status,
+                      Completion done);
+  bool hold_start(Operation& operation);
+  void start_kept_waiting(Operation start);
+  void forget_start(const absl::Status& why);
+  void end_reconnecting(const absl::Status& why);
+  void await_peer();
+  void reconnect_if_due(MonotonicTime now);
+  void launch_attempt();
+  Task attempt_task();
+  Task tell_again();
+  Task bring_back();
+  Task catch_up_enabled();
+  absl::Status check_configured() const;
+  void attempt_ended(absl::Status status);
+  void attempt_succeeded();
+  void attempt_failed(const absl::Status& why);
+  void end_attempt();
+  void end_attempt_soon();
+
+  // -- The inflight area ---------------------------------------------------
+
+  uint16_t inflight_queues() const;
+  uint16_t inflight_room() const;
+  bool inflight_due() const;
+  Task get_inflight_task(uint16_t queue_size);
+  Task obtain_inflight(uint16_t queue_size, MonotonicTime deadline);
+  absl::Status check_inflight(const InflightArea& area) const;
+  absl::Status inflight_changeable() const;
+  void forget_inflight();
+
   // -- Memory --------------------------------------------------------------
 
   Task memory_task();
@@ -363,6 +427,8 @@ class VhostDev::Impl final : public BackendSink,
   // -- Single messages -----------------------------------------------------
 
   Task message_task(Verb verb);
+  Task set_mtu_task(uint16_t mtu);
+  Task set_guest_cid_task(uint64_t cid);
   Task reset_owner_task();
 
   // -- Masks ---------------------------------------------------------------
@@ -397,6 +463,7 @@ class VhostDev::Impl final : public BackendSink,
   struct Beside {
     Operation operation;
     Pending pending;
+    bool closed = false;  // Submitted behind the close of a broken device.
   };
   std::list<Beside> beside_;
   bool running_ = false;  // Inside run().
@@ -405,6 +472,21 @@ class VhostDev::Impl final : public BackendSink,
     absl::Status status;
   };
   std::deque<Collected> collected_;
+
+  ReconnectSchedule schedule_;
+  bool wants_run_ = false;  // Rings are to run when it is back.
+  std::optional<Operation> waiting_start_;
+  std::unique_ptr<EventLoop::Timer> reconnect_timer_;
+  std::unique_ptr<PeerWatch> peer_watch_;
+  MonotonicTime real_attempt_at_;     // The loop of a test may stand still.
+  bool cannot_reopen_ = false;        // The last Open said so.
+  absl::Status attempt_lost_;         // Why the attempt's connection ended.
+  absl::Status start_refused_;        // By us; no other attempt cures it.
+  std::optional<uint64_t> told_cid_;  // For the next connection.
+  std::optional<uint16_t> told_mtu_;
+
+  InflightArea inflight_;
+  bool inflight_unwanted_ = false;  // The back-end said so.
 
   std::vector<Queue> queues_;  // The back-end's, sorted by device queue.
   Attempt attempt_;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Connecting to a back-end, and what of it stands in the way of a migration.
+#include <algorithm>
 #include <set>
 #include <utility>
 
@@ -22,10 +23,12 @@ void VhostDev::Impl::init(Completion done) {
   begin({.name = "init",
          .done = std::move(done),
          .states = {kCreated, kBroken},
-         .make = [this] { return init_task(); }});
+         .make = [this] { return init_task(); },
+         .while_attempting = Attempting::kEndsIt});
 }
 
 Task VhostDev::Impl::init_task() {
+  end_reconnecting(absl::CancelledError("ended by init"));
   unbind_everything();
   std::set<BackendQueue> served;
   for (const Queue& queue : queues_) {
@@ -43,10 +46,34 @@ Task VhostDev::Impl::init_task() {
         absl::StrCat("configuration space of ", options_.config_size,
                      " bytes; at most ", kMaxConfigSize));
   }
+  const MonotonicTime deadline = after(options_.init_timeout);
+  const ReconnectPolicy policy = options_.reconnect.value_or(ReconnectPolicy());
+  uint32_t left = options_.reconnect.has_value() ? policy.first_attempts : 1;
+  Duration pause = std::min(policy.backoff, policy.max_backoff);
+  absl::Status status;
+  while (true) {
+    Task connection = connect(deadline);
+    status = co_await connection;
+    const bool vain = cannot_reopen_ || loop_.now() + pause >= deadline;
+    if (status.ok() || left <= 1 || vain || preempted_) break;
+    --left;
+    co_await Sleep(runner_, pause);
+    pause = std::min(2 * pause, policy.max_backoff);
+    if (preempted_) co_return absl::CancelledError("ended by a stop");
+  }
+  if (status.ok()) {
+    broken_status_ = absl::OkStatus();
+    schedule_.connected();
+  }
+  co_return status;
+}
+
+// To a back-end that can be this device.
+Task VhostDev::Impl::connect(MonotonicTime deadline) {
   Verb open = Open{.config_size = options_.config_size};
-  BatchResult opened =
-      co_await Submit(runner_, std::move(open), after(options_.init_timeout));
+  BatchResult opened = co_await Submit(runner_, std::move(open), deadline);
   absl::Status status = opened.status;
+  cannot_reopen_ = absl::IsFailedPrecondition(status);
   if (status.ok()) status = check_backend();
   if (status.ok()) status = join();
   if (status.ok()) status = life_.move_to(DeviceState::kReady);
@@ -55,7 +82,7 @@ Task VhostDev::Impl::init_task() {
     ops_->close(status);
     co_return status;
   }
-  broken_status_ = absl::OkStatus();
+  inflight_unwanted_ = false;
   promised_slots_ = traits().max_memory_slots;
   backend_masks_ = true;
   config_.clear();

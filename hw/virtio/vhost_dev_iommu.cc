@@ -56,7 +56,8 @@ void VhostDev::Impl::drop_translations(uint64_t iova, uint64_t size) {
 void VhostDev::Impl::submit_beside(Verb verb, Operation operation) {
   const uint64_t serial = ++serials_;
   operation.serial = serial;
-  beside_.push_back({std::move(operation), Pending()});
+  beside_.push_back(
+      {std::move(operation), Pending(), state() == DeviceState::kBroken});
   Pending pending = ops_->submit(std::move(verb), after(options_.start_timeout),
                                  [this, serial](const BatchResult& result) {
                                    beside_ended(serial, result);
@@ -71,8 +72,14 @@ void VhostDev::Impl::beside_ended(uint64_t serial, const BatchResult& result) {
   for (auto entry = beside_.begin(); entry != beside_.end(); ++entry) {
     if (entry->operation.serial != serial) continue;
     Operation operation = std::move(entry->operation);
+    const bool closed = entry->closed || state() == DeviceState::kBroken;
     beside_.erase(entry);
     if (dead_) return;
+    if (closed && result.unknown.empty()) {
+      // Its answer came behind the close, and it has nothing any more.
+      complete(std::move(operation), absl::OkStatus());
+      return;
+    }
     const absl::Status status = judge(result);
     // It may use what the guest took away.
     if (!status.ok()) become_broken(annotate(status, operation.name));

@@ -46,6 +46,11 @@ bool VhostDev::Impl::backend_has_memory() const {
 
 absl::Status VhostDev::Impl::memory_committed() {
   if (dead_ || !backend_has_memory()) return absl::OkStatus();
+  if (attempting()) {
+    // What it tells is old already.
+    end_attempt_soon();
+    return absl::OkStatus();
+  }
   const absl::Status in_place = check_rings();
   if (!in_place.ok()) {
     become_broken(in_place);
@@ -73,6 +78,7 @@ absl::Status VhostDev::Impl::memory_committed() {
 }
 
 bool VhostDev::Impl::memory_settled() const {
+  if (attempting()) return true;  // It begins anew with every change.
   return !memory_changed_ && !(current_.has_value() && current_->internal &&
                                !current_->about_log && !current_->kicks);
 }

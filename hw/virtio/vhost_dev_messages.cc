@@ -8,10 +8,15 @@
 namespace vhost {
 void VhostDev::Impl::set_mtu(uint16_t mtu, Completion done) {
   using enum DeviceState;
+  if (schedule_.active() && !services_.answering()) {
+    told_mtu_ = mtu;
+    note_for_later("set mtu", absl::OkStatus(), std::move(done));
+    return;
+  }
   begin({.name = "set mtu",
          .done = std::move(done),
          .states = {kReady, kRunning},
-         .make = [this, mtu] { return message_task(SetMtu{.mtu = mtu}); }});
+         .make = [this, mtu] { return set_mtu_task(mtu); }});
 }
 
 void VhostDev::Impl::send_rarp(std::array<uint8_t, 6> mac, Completion done) {
@@ -27,11 +32,16 @@ void VhostDev::Impl::set_guest_cid(uint64_t cid, Completion done) {
       .name = "set guest cid",
       .done = std::move(done),
       .states = {DeviceState::kReady},
-      .make = [this, cid] { return message_task(SetGuestCid{.cid = cid}); }};
+      .make = [this, cid] { return set_guest_cid_task(cid); }};
   absl::Status possible = check_guest_cid(cid);
   if (!possible.ok()) {
     operation.collected = running_;
     complete(std::move(operation), std::move(possible));
+    return;
+  }
+  if (schedule_.active() && !services_.answering()) {
+    told_cid_ = cid;
+    note_for_later(operation.name, absl::OkStatus(), std::move(operation.done));
     return;
   }
   begin(std::move(operation));
@@ -51,6 +61,22 @@ Task VhostDev::Impl::message_task(Verb verb) {
   co_return status;
 }
 
+Task VhostDev::Impl::set_mtu_task(uint16_t mtu) {
+  Verb verb = SetMtu{.mtu = mtu};
+  Task message = message_task(std::move(verb));
+  const absl::Status status = co_await message;
+  if (status.ok()) told_mtu_ = mtu;
+  co_return status;
+}
+
+Task VhostDev::Impl::set_guest_cid_task(uint64_t cid) {
+  Verb verb = SetGuestCid{.cid = cid};
+  Task message = message_task(std::move(verb));
+  const absl::Status status = co_await message;
+  if (status.ok()) told_cid_ = cid;
+  co_return status;
+}
+
 Task VhostDev::Impl::reset_owner_task() {
   Verb verb = ResetOwner();
   Task message = message_task(std::move(verb));
@@ -59,6 +85,8 @@ Task VhostDev::Impl::reset_owner_task() {
     // Nothing is left of what it was told.
     applied_.clear();
     iotlb_told_ = false;
+    told_cid_.reset();
+    told_mtu_.reset();
     let_go_of_logs();
   }
   co_return status;

@@ -41,6 +41,10 @@ void VhostDev::Impl::begin(Operation operation) {
                  "called while a request of the back-end is answered"));
     return;
   }
+  if (attempting()) {
+    begin_beside_attempt(std::move(operation));
+    return;
+  }
   if (!current_.has_value()) {
     launch(std::move(operation));
     return;
@@ -60,18 +64,15 @@ void VhostDev::Impl::begin(Operation operation) {
 absl::string_view VhostDev::Impl::busy_with() const {
   if (current_.has_value() && !current_->internal) return current_->name;
   if (next_.has_value()) return next_->name;
+  if (waiting_start_.has_value()) return waiting_start_->name;
   return beside_.empty() ? "operation" : beside_.front().operation.name;
 }
 
 void VhostDev::Impl::launch(Operation operation) {
-  absl::Status allowed = life_.expect(operation.states);
+  const absl::Status allowed = life_.expect(operation.states);
   if (!allowed.ok()) {
-    if (state() == DeviceState::kBroken) {
-      allowed = absl::Status(
-          allowed.code(),
-          absl::StrCat(allowed.message(), ": ", broken_status_.message()));
-    }
-    complete(std::move(operation), allowed);
+    const bool broken = state() == DeviceState::kBroken;
+    complete(std::move(operation), broken ? broken_error() : allowed);
     return;
   }
   preempted_ = false;
@@ -80,10 +81,19 @@ void VhostDev::Impl::launch(Operation operation) {
   runner_.run(std::move(task));
 }
 
+absl::Status VhostDev::Impl::broken_error() const {
+  return absl::FailedPreconditionError(
+      absl::StrCat("device is broken: ", broken_status_.message()));
+}
+
 void VhostDev::Impl::sequence_ended(absl::Status status) {
   Operation ended = *std::exchange(current_, std::nullopt);
   preempted_ = false;
-  if (ended.kicks) {
+  if (ended.reconnects) {
+    attempt_ended(std::move(status));
+  } else if (ended.waits_for_peer && schedule_.active() && !next_.has_value()) {
+    start_kept_waiting(std::move(ended));
+  } else if (ended.kicks) {
     // kick_task() told what there was to tell.
   } else if (ended.about_log) {
     log_status_ = annotate(status, ended.name);
@@ -110,6 +120,7 @@ void VhostDev::Impl::go_on() {
   if (next_.has_value()) launch(*std::exchange(next_, std::nullopt));
   if (!current_.has_value() && log_due()) launch_log_update();
   if (!current_.has_value() && kicks_due()) launch_kicks();
+  if (!current_.has_value() && schedule_.waiting()) await_peer();
   context_.impl().log_may_be_settled();
   post_call_switch();
 }
@@ -135,14 +146,24 @@ void VhostDev::Impl::defer(absl::AnyInvocable<void(Impl&)> work) {
   });
 }
 
+// Whether somebody waits for an operation up to the `last`.
+bool VhostDev::Impl::waited_for(uint64_t last) const {
+  const auto asked = [last](const Operation& operation) {
+    return !operation.internal && operation.serial <= last;
+  };
+  return (current_.has_value() && asked(*current_)) ||
+         (next_.has_value() && asked(*next_)) ||
+         (waiting_start_.has_value() && asked(*waiting_start_)) ||
+         std::any_of(beside_.begin(), beside_.end(), [&](const Beside& entry) {
+           return asked(entry.operation);
+         });
+}
+
 void VhostDev::Impl::cancel() {
-  if (!current_.has_value()) return;
-  if (current_->internal && !next_.has_value()) return;
+  if (!waited_for(serials_)) return;
   if (inside_backend() || runner_.on_stack()) {
-    defer([serial = current_->serial](Impl& self) {
-      if (self.current_.has_value() && self.current_->serial == serial) {
-        self.cancel();
-      }
+    defer([last = serials_](Impl& self) {
+      if (self.waited_for(last)) self.cancel();
     });
     return;
   }
@@ -154,6 +175,7 @@ void VhostDev::Impl::end_operations(const absl::Status& why, Tell tell) {
   // ORDER: broken first, so that what abandoning a verb makes the back-end
   // report is no news; abandoned before the back-end is closed, so that
   // nothing resumes.
+  end_reconnecting(why);
   if (state() != DeviceState::kCreated) note_broken(why, tell);
   runner_.abandon();
   call_switch_ = Pending();
@@ -187,15 +209,26 @@ void VhostDev::Impl::become_broken(const absl::Status& why) {
 
 void VhostDev::Impl::note_broken(const absl::Status& why, Tell tell) {
   if (state() == DeviceState::kBroken) return;
+  const bool ran =
+      state() == DeviceState::kRunning || state() == DeviceState::kStarting;
+  // The attempt that was under way may have ended just now.
+  const bool of_attempt = attempting() || schedule_.active();
   // ORDER: positions are read from guest memory before the references to it
   // are given up.
   keep_positions();
   abandon_log_update(why);
   if (!life_.move_to(DeviceState::kBroken).ok()) return;
-  broken_status_ = why;
-  abandon_memory_update(why);
-  applied_.clear();
-  iotlb_told_ = false;
+  (of_attempt ? attempt_lost_ : broken_status_) = why;
+  // What an attempt was told of memory is forgotten with it.
+  abandon_memory_update(of_attempt ? absl::OkStatus() : why);
+  if (worker_ == nullptr) {
+    applied_.clear();
+    iotlb_told_ = false;
+  } else {
+    // The worker may still use it, until the close behind it is done.
+    worker_->keep_until_closed(
+        std::make_shared<AppliedMemory>(std::exchange(applied_, {})));
+  }
   memory_changed_ = false;
   config_.clear();
   ++config_changes_;
@@ -203,7 +236,12 @@ void VhostDev::Impl::note_broken(const absl::Status& why, Tell tell) {
   defer([](Impl& self) {
     if (self.state() == DeviceState::kBroken) self.unbind_everything();
   });
+  if (of_attempt) return;
   if (tell == Tell::kVmm) events_.broken(annotate(why, options_.name));
+  if (!schedule_.lost(loop_.now())) return;
+  wants_run_ = ran;
+  real_attempt_at_ = std::chrono::steady_clock::now();
+  defer([](Impl& self) { self.await_peer(); });
 }
 
 void VhostDev::Impl::unbind_everything() {
@@ -269,7 +307,8 @@ absl::Status VhostDev::Impl::run_until(const bool& over, Duration timeout) {
   while (true) {
     run_collected();
     if (over || dead_) return absl::OkStatus();
-    if (!current_.has_value() && !next_.has_value() && beside_.empty()) {
+    if (!current_.has_value() && !next_.has_value() && beside_.empty() &&
+        !waiting_start_.has_value()) {
       return absl::FailedPreconditionError(
           absl::StrCat(options_.name, ": no operation was begun"));
     }
@@ -290,15 +329,24 @@ absl::Status VhostDev::Impl::run_until(const bool& over, Duration timeout) {
 
 void VhostDev::Impl::pump_once(MonotonicTime deadline) {
   const std::optional<MonotonicTime> wake_at = runner_.wake_at();
-  const MonotonicTime until =
+  MonotonicTime until =
       wake_at.has_value() ? std::min(deadline, *wake_at) : deadline;
+  if (schedule_.waiting()) until = std::min(until, loop_.now());
   ops_->pump(until);
   if (dead_) return;
-  if (runner_.wake_at().has_value() && loop_.now() < until) {
+  const bool sleeps = runner_.wake_at().has_value() && loop_.now() < until;
+  if (sleeps || schedule_.waiting()) {
     // pump() had nothing to wait for, but the sequence sleeps.
     std::this_thread::sleep_for(kNap);
   }
   runner_.wake_if_due();
+  if (dead_ || !running_ || !schedule_.waiting()) return;
+  if (std::chrono::steady_clock::now() >= real_attempt_at_) {
+    schedule_.hurry(loop_.now());
+  }
+  // Whoever is to announce himself is waited for by the Open.
+  schedule_.await_peer(false);
+  reconnect_if_due(loop_.now());
 }
 
 void VhostDev::Impl::run_collected() {

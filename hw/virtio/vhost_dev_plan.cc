@@ -48,6 +48,12 @@ absl::Status VhostDev::Impl::plan_queue(Queue& queue,
     return absl::InvalidArgumentError(
         absl::StrCat("back-end has ", traits().max_queues, " queues"));
   }
+  if (state() == DeviceState::kRunning && traits().has_inflight &&
+      inflight_.fd != nullptr && config.num > inflight_.queue_size) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the inflight area has room for rings of ",
+                     inflight_.queue_size, ", not ", config.num));
+  }
   Planned planned;
   planned.vq = queue.index;
   planned.format = ring_format();
@@ -58,6 +64,7 @@ absl::Status VhostDev::Impl::plan_queue(Queue& queue,
       device_.legacy_big_endian() && !acked_.has(kFeatureVersion1);
   VHOST_RETURN_IF_ERROR(place(planned, config));
   absl::StatusOr<VringBase> base = resolve_position(queue, planned);
+  if (dead_) return interrupted();
   if (!base.ok()) return base.status();
   planned.setup.base = *base;
 
@@ -87,6 +94,7 @@ absl::Status VhostDev::Impl::place(Planned& planned,
   if (!iommu) return absl::OkStatus();
   absl::StatusOr<std::vector<UpdateIotlb>> pieces =
       translate_ring(*placed, planned.format, services_, view());
+  if (dead_) return interrupted();  // The VMM may end the device in there.
   if (!pieces.ok()) return pieces.status();
   planned.iotlb = *std::move(pieces);
   return absl::OkStatus();
@@ -202,6 +210,9 @@ Configure VhostDev::Impl::configure_verb(bool with_memory) {
   if (with_memory) {
     MemoryDiff diff = memory_diff();
     if (!diff.empty()) configure.memory = std::move(diff);
+    if (traits().has_inflight && inflight_.fd != nullptr) {
+      configure.inflight = inflight_;
+    }
     if (attempt_.log != nullptr) configure.log = area_of(*attempt_.log);
     past_log_ = attempt_.log;  // It may write there from now on.
   }

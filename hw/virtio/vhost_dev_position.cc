@@ -106,6 +106,7 @@ absl::Status VhostDev::Impl::set_queue_base(QueueIndex vq, VringBase base) {
     return absl::FailedPreconditionError(absl::StrCat(
         options_.name, ": called while a request of the back-end is answered"));
   }
+  if (attempting()) return annotate(broken_error(), options_.name);
   VHOST_RETURN_IF_ERROR(
       annotate(life_.expect(std::vector<DeviceState>{DeviceState::kReady}),
                options_.name));
@@ -119,6 +120,7 @@ absl::Status VhostDev::Impl::set_queue_base(QueueIndex vq, VringBase base) {
   queue->position = Position::kKnown;
   queue->base = base;
   queue->undrained = false;
+  queue->unconfirmed = false;
   return absl::OkStatus();
 }
 
@@ -164,11 +166,13 @@ absl::Status VhostDev::Impl::check_drained(
 
 absl::Status VhostDev::Impl::check_drained(Queue& queue) {
   queue.undrained = false;
+  queue.unconfirmed = false;
   if (traits().base_after_stop == BaseAfterStop::kDrained) {
     return absl::OkStatus();
   }
   if (queue.format == RingFormat::kPacked) {
     if (low_half(queue.base) == high_half(queue.base)) return absl::OkStatus();
+    queue.unconfirmed = true;
     // Says itself which requests are in flight: a position all the same.
     return not_drained(queue.index,
                        packed_distance(queue.ring.num, low_half(queue.base),
@@ -177,11 +181,13 @@ absl::Status VhostDev::Impl::check_drained(Queue& queue) {
   const absl::StatusOr<uint16_t> used =
       ring_index(queue.ring.addr.used, queue.ring.big_endian, queue.iotlb);
   if (!used.ok()) {
+    queue.unconfirmed = true;
     if (queue.position != Position::kFresh) queue.position = Position::kLost;
     return annotate(used.status(), absl::StrCat("vq ", to_int(queue.index)));
   }
   const auto left = static_cast<uint16_t>(low_half(queue.base) - *used);
   if (left > queue.ring.num) {
+    queue.unconfirmed = true;
     if (queue.position != Position::kFresh) queue.position = Position::kLost;
     return absl::FailedPreconditionError(absl::StrCat(
         "vq ", to_int(queue.index), ": used index ", *used, " and position ",

@@ -11,10 +11,12 @@
 namespace vhost {
 
 void VhostDev::Impl::start(Completion done) {
-  begin({.name = "start",
-         .done = std::move(done),
-         .states = {DeviceState::kReady},
-         .make = [this] { return start_task(); }});
+  Operation start = {.name = "start",
+                     .done = std::move(done),
+                     .states = {DeviceState::kReady},
+                     .make = [this] { return start_task(); },
+                     .waits_for_peer = true};
+  if (!hold_start(start)) begin(std::move(start));
 }
 
 void VhostDev::Impl::start_queue(QueueIndex vq, Completion done) {
@@ -92,8 +94,16 @@ Task VhostDev::Impl::bring_up(Scope scope, MonotonicTime deadline) {
     status = judge(set);
     if (status.ok()) status = interrupted();
     if (!status.ok()) co_return status;
+    // A back-end that is not behind an IOMMU looks at no translation.
+    if (!behind_iommu()) iotlb_told_ = false;
     attempt_.log = log_for_start();
     if ((attempt_.log != nullptr) == log) break;
+  }
+  if (scope == Scope::kDevice && inflight_due()) {
+    Task area = obtain_inflight(inflight_room(), deadline);
+    status = co_await area;
+    if (status.ok()) status = interrupted();
+    if (!status.ok()) co_return status;
   }
 
   Task go = configure_and_go(scope, deadline);
@@ -170,6 +180,8 @@ void VhostDev::Impl::note_kicked(const BatchResult& result) {
     Queue& queue = *find(planned.vq);
     queue.started = true;
     queue.undrained = false;
+    queue.unconfirmed = false;
+    queue.noted = traits().has_inflight && inflight_.fd != nullptr;
     queue.runs_enabled = planned.enabled;
     queue.ring = planned.setup;
     queue.format = planned.format;

@@ -27,11 +27,15 @@ void VhostDev::Impl::stop(StopReason reason, Completion done) {
     force_stop(std::move(done));
     return;
   }
+  if (schedule_.active() && !services_.answering()) {
+    forget_start(absl::CancelledError("ended by a stop"));
+  }
   begin({.name = "stop",
          .done = std::move(done),
          .states = {kReady, kRunning, kBroken},
          .make = [this, reason] { return stop_task(reason); },
-         .preempts = Preempts::kYes});
+         .preempts = Preempts::kYes,
+         .while_attempting = Attempting::kEndsIt});
 }
 
 void VhostDev::Impl::force_stop(Completion done) {
@@ -56,10 +60,14 @@ void VhostDev::Impl::force_stop(Completion done) {
 
 void VhostDev::Impl::reset(Completion done) {
   using enum DeviceState;
+  if (schedule_.active() && !services_.answering()) {
+    forget_start(absl::CancelledError("ended by a reset"));
+  }
   begin({.name = "reset",
          .done = std::move(done),
-         .states = {kReady, kRunning},
-         .make = [this] { return reset_task(); }});
+         .states = {kReady, kRunning, kBroken},
+         .make = [this] { return reset_task(); },
+         .while_attempting = Attempting::kEndsIt});
 }
 
 void VhostDev::Impl::stop_queue(QueueIndex vq, Completion done) {
@@ -74,11 +82,14 @@ Task VhostDev::Impl::stop_task(StopReason reason) {
   absl::Status status;
   if (state() == DeviceState::kBroken) {
     status = absl::UnavailableError(broken_status_.message());
+    // It waited for the start that was lost.
+    if (!waiting_start_.has_value()) wants_run_ = false;
   } else if (state() == DeviceState::kReady) {
     // What an earlier stop could not confirm is looked at again.
     std::vector<QueueIndex> undrained;
     for (const Queue& queue : queues_) {
-      if (queue.undrained) undrained.push_back(queue.index);
+      if (queue.undrained || queue.unconfirmed)
+        undrained.push_back(queue.index);
     }
     Task drained = drain(std::move(undrained), deadline);
     status = co_await drained;
@@ -103,7 +114,10 @@ Task VhostDev::Impl::stop_task(StopReason reason) {
       status.Update(life_.move_to(DeviceState::kReady));
     }
   }
-  if (forgets_positions(reason)) forget_positions();
+  if (forgets_positions(reason)) {
+    forget_positions();
+    forget_inflight();
+  }
   co_return status;
 }
 
@@ -137,11 +151,12 @@ Task VhostDev::Impl::reset_task() {
     Verb reset = ResetDevice();
     BatchResult done =
         co_await Submit(runner_, std::move(reset), after(kRestTimeout));
+    if (done.status.ok()) iotlb_told_ = false;
     status.Update(judge(done));
   }
   forget_positions();
+  forget_inflight();
   clear_acked_features();
-  iotlb_told_ = false;
   for (Queue& queue : queues_) queue.enabled.reset();
   co_return status;
 }

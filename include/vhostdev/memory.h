@@ -31,7 +31,8 @@ class MemoryRegion {
     FdRef fd;                   // What backs it; not valid for private memory.
     uint64_t fd_offset = 0;     // Where in `fd` the first byte lies.
     uint64_t page_size = 4096;  // Of the backing: 2 MiB on hugetlbfs.
-    // Runs when the last reference goes; unmaps, closes `fd`.  May be empty.
+    // Runs when the last reference goes, on whatever thread that is, an
+    // Executor's included; unmaps, closes `fd`.  May be empty.
     absl::AnyInvocable<void()> release;
   };
 

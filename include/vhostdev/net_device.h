@@ -86,6 +86,12 @@ class NetLink final : public BackendEvents {
   }
   // The link goes down first.
   void broken(const absl::Status& why) override;
+  // The link comes up first.
+  void reconnected() override;
+  void needs_reset(const absl::Status& why) override {
+    events_.needs_reset(why);
+  }
+  void gave_up(const absl::Status& why) override { events_.gave_up(why); }
   void migration_blockers_changed() override {
     events_.migration_blockers_changed();
   }
@@ -132,10 +138,17 @@ class NetDevice {
 
   // Instead of VhostDev::start: tells the back-end the MTU, if the driver
   // accepted one and the back-end wants to know, and which pairs are enabled;
-  // then starts.  The link goes up behind the completion.
-  // Errors: kAborted  the MTU was refused.
+  // then starts.  The link goes up behind the completion.  These are several
+  // operations of the VhostDev: ask for a stop through stop(), for
+  // VhostDev::stop between them would be over before the last.
+  // Errors: kCancelled  stop() or reset() was called before the last began.
+  //         kAborted    the MTU was refused.
   //         as VhostDev::start.
   void start(Completion done);
+
+  // Instead of VhostDev::stop, and just as that; a start() under way does not
+  // go on.
+  void stop(StopReason reason, Completion done);
 
   // The driver reset the device: instead of VhostDev::reset.
   void reset(Completion done);

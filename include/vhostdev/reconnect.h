@@ -20,8 +20,8 @@ struct ReconnectPolicy {
   uint32_t first_attempts = 4;
 
   // From then on; empty: without limit.
-  std::optional<uint64_t> attempts;
-  std::optional<Duration> time;  // Since the loss.
+  std::optional<uint64_t> attempts = std::nullopt;
+  std::optional<Duration> time = std::nullopt;  // Since the loss.
 
   // Between the end of one attempt and the next; doubles with each.
   Duration backoff = std::chrono::milliseconds(1);

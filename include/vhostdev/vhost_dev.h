@@ -158,7 +158,10 @@ class VhostDev {
   // next start (kGuestReset and kUnplug forget them).  The device leaves
   // kRunning in any case.  States: kStarting, kRunning; kReady: OK at once.
   // kBroken: kUnavailable at once.
-  // Errors: kFailedPrecondition  "vq N: M requests not drained".
+  // Errors: kFailedPrecondition  "vq N: M requests not drained"; or where a
+  //                              ring stands cannot be known: its used index
+  //                              cannot be, its translation is gone, or the
+  //                              device was reset with requests in flight.
   //         kDeadlineExceeded    the stop is not confirmed: ring memory is not
   //                              known to be quiet.
   // QEMU: vhost_dev_stop.

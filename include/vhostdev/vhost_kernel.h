@@ -105,8 +105,10 @@ std::unique_ptr<VhostOps> make_vhost_vsock_ops(VhostVsockOptions options);
 std::unique_ptr<VhostOps> make_vhost_scsi_ops(VhostScsiOptions options);
 
 // The version of vhost-scsi's interface; 1 is the one there is.  Uses the file
-// of a UseDevice without taking it.
-// Errors: kUnavailable   there is no such device.
+// of a UseDevice without taking it; it becomes non-blocking.
+// Errors: kUnavailable        there is no such device.
+//         kPermissionDenied   it may not be opened.
+//         kInvalidArgument    the file of a UseDevice is not open.
 //         kAborted, kUnimplemented   it is not vhost-scsi.
 absl::StatusOr<int> vhost_scsi_abi_version(const VhostDeviceFile& device);
 

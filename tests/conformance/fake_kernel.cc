@@ -207,7 +207,10 @@ int FakeKernel::set_features(Device& device, uint64_t low, uint64_t high) {
   }
   device.features = low;
   device.features_high = high;
-  device.iotlb = device.iotlb || (low & kAccessPlatform) != 0;
+  if ((low & kAccessPlatform) != 0) {
+    device.iotlb = true;
+    device.translations.clear();  // Linux begins with an empty one each time.
+  }
   return 0;
 }
 

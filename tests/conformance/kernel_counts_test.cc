@@ -43,6 +43,18 @@ class NetOf {
            requests_of(guest.go()) + requests_of(DriverOk{});
   }
 
+  // Of the ring of `vq`, which the IOMMU leaves where it is.
+  UpdateIotlb ring_translation(uint32_t vq) const {
+    const uint64_t at = vq * Guest::kRingSlot;
+    return {.entry = {.iova = Guest::kGpa + at,
+                      .size = Guest::kRingSlot,
+                      .gpa = Guest::kGpa + at,
+                      .access = IotlbAccess::kBoth},
+            .user = guest.table()[0].user + at};
+  }
+  // Those of translations.
+  size_t messages() const { return kernel.count(0); }
+
   FakeKernel kernel;
   Guest guest;
   std::unique_ptr<VhostOps> ops;
@@ -94,6 +106,40 @@ TEST_P(KernelNetCounts, AChangeOfMemoryIsOneForEachPairHoweverManyRings) {
       net.requests_of(UpdateMemory{diff_between(net.guest.table(), table)}),
       pairs);
   EXPECT_EQ(net.requests_of(UpdateMemory{diff_between(table, table)}), 0u);
+}
+
+// Each ring's translation goes to the one device that has the ring.
+TEST_P(KernelNetCounts, ATranslationOfARingIsOneMessage) {
+  const uint32_t pairs = GetParam();
+  NetOf net(pairs);
+  net.requests_of(SetFeatures{{kFeatureVersion1, kFeatureAccessPlatform}});
+  Configure verb = net.guest.configure();
+  for (uint32_t vq = 0; vq < 2 * pairs; ++vq) {
+    verb.iotlb.push_back(net.ring_translation(vq));
+  }
+  net.requests_of(verb);
+  EXPECT_EQ(net.messages(), 2 * pairs);
+  net.requests_of(net.guest.go());
+  EXPECT_EQ(net.messages(), 2 * pairs) << "the right ones";
+
+  std::vector<MemoryTableEntry> table = net.guest.table();
+  const auto more = Guest::memory(0x10000);
+  table.push_back(entry_at(0x40000000, more));
+  net.requests_of(UpdateMemory{diff_between(net.guest.table(), table)});
+  net.kernel.journal.clear();
+  net.requests_of(UpdateMemory{diff_between(table, net.guest.table())});
+  EXPECT_EQ(net.messages(), pairs + 2 * pairs)
+      << "all are taken back, and the rings' given again";
+}
+
+TEST_P(KernelNetCounts, ATranslationThatIsTakenBackIsAMessageToEachPair) {
+  const uint32_t pairs = GetParam();
+  NetOf net(pairs);
+  net.requests_of(SetFeatures{{kFeatureVersion1, kFeatureAccessPlatform}});
+  net.requests_of(net.guest.configure());
+  UpdateIotlb gone = net.ring_translation(0);
+  gone.entry.access = IotlbAccess::kNone;
+  EXPECT_EQ(net.requests_of(gone), pairs);
 }
 
 TEST_P(KernelNetCounts, AMaskIsOneRequest) {

@@ -5,19 +5,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <array>
 #include <cerrno>
-#include <cstring>
-#include <functional>
-#include <map>
-#include <memory>
-#include <utility>
-#include <vector>
 
-#include "backends/kernel/vhost_net_ops.h"
 #include "backends/kernel/vhost_uapi.h"
-#include "tests/conformance/fake_kernel.h"
-#include "tests/fakes/ops_driver.h"
+#include "tests/conformance/kernel_iotlb_fixture.h"
 
 namespace vhost::testing {
 namespace {
@@ -28,104 +19,6 @@ using ::testing::IsEmpty;
 using ::testing::SizeIs;
 
 using Code = absl::StatusCode;
-
-const Verb kBehindIommu =
-    SetFeatures{{kFeatureVersion1, kFeatureAccessPlatform}};
-const Verb kPlain = SetFeatures{{kFeatureVersion1}};
-
-// A guest IOMMU that maps pages one by one.
-class PagedIommu final : public BackendServices, public BackendSink {
- public:
-  static constexpr uint64_t kPage = 4096;
-
-  std::map<uint64_t, uint64_t> pages;  // iova -> gpa.
-  std::vector<uint64_t> asked;
-  std::vector<uint64_t> failed;
-  std::vector<absl::Status> lost;
-  std::function<void()> on_lost_do;
-
-  absl::StatusOr<IotlbEntry> translate(uint64_t iova,
-                                       IotlbAccess access) override {
-    asked.push_back(iova);
-    const auto page = pages.find(iova & ~(kPage - 1));
-    if (page == pages.end()) return absl::NotFoundError("not mapped");
-    return IotlbEntry{page->first, kPage, page->second, access};
-  }
-  void iotlb_access_failed(uint64_t iova, IotlbAccess) override {
-    failed.push_back(iova);
-  }
-  void on_config_changed() override {}
-  absl::Status on_vring_call(BackendQueue) override { return absl::OkStatus(); }
-  absl::Status on_vring_error(BackendQueue) override {
-    return absl::OkStatus();
-  }
-  void on_lost(const absl::Status& why) override {
-    lost.push_back(why);
-    if (on_lost_do) on_lost_do();
-  }
-  BackendServices& services() override { return *this; }
-};
-
-// Two queue pairs whose rings lie at iova kShift above their guest addresses.
-class KernelIotlb : public ::testing::Test {
- protected:
-  static constexpr uint64_t kShift = 0x1'0000'0000;
-
-  KernelIotlb() {
-    VhostNetOptions options;
-    for (UniqueFd& tap : taps_) {
-      tap = kernel_.make_tap();
-      options.taps.emplace_back(tap);
-    }
-    ops_ = std::make_unique<VhostNetOps>(std::move(options), kernel_.system());
-    ops_->attach(loop_.get(), &iommu_);
-    for (uint64_t at = 0; at < Guest::kSize; at += PagedIommu::kPage) {
-      iommu_.pages[kShift + Guest::kGpa + at] = Guest::kGpa + at;
-    }
-  }
-
-  absl::Status do_verb(Verb verb) {
-    return drive_status(*ops_, std::move(verb));
-  }
-  Configure configure() {
-    Configure verb = guest_.configure();
-    for (VringSetup& setup : verb.queues) {
-      for (RingPart* part :
-           {&setup.addr.desc, &setup.addr.avail, &setup.addr.used}) {
-        part->gpa += kShift;
-        part->user = 0;
-      }
-    }
-    return verb;
-  }
-  // One translation for all rings.
-  UpdateIotlb all_rings() const {
-    return {.entry = {.iova = kShift + Guest::kGpa,
-                      .size = Guest::kSize,
-                      .gpa = Guest::kGpa,
-                      .access = IotlbAccess::kBoth},
-            .user = guest_.table()[0].user};
-  }
-  void start_with_translations() {
-    ASSERT_EQ(do_verb(Open{}), absl::OkStatus());
-    ASSERT_EQ(do_verb(kBehindIommu), absl::OkStatus());
-    Configure verb = configure();
-    verb.iotlb.push_back(all_rings());
-    ASSERT_EQ(do_verb(verb), absl::OkStatus());
-    ASSERT_EQ(do_verb(guest_.go()), absl::OkStatus());
-  }
-  void turn() { ASSERT_TRUE(loop_->run_once(Duration::zero()).ok()); }
-  auto& translations(size_t device) {
-    return kernel_.open_devices()[device]->translations;
-  }
-
-  std::unique_ptr<EpollEventLoop> loop_ = *EpollEventLoop::create();
-  FakeKernel kernel_;
-  std::array<UniqueFd, 2> taps_;
-  Guest guest_{4};
-  PagedIommu iommu_;
-  std::unique_ptr<VhostOps> ops_;
-};
 
 TEST_F(KernelIotlb, TranslationsOfTheConfigurationAreToldBeforeTheTap) {
   start_with_translations();
@@ -157,6 +50,7 @@ TEST_F(KernelIotlb, ARingThatTheIommuDoesNotMapIsRefused) {
   EXPECT_EQ(status.code(), Code::kAborted);
   EXPECT_THAT(std::string(status.message()),
               HasSubstr("VHOST_NET_SET_BACKEND vq 0: EFAULT"));
+  EXPECT_THAT(iommu_.asked, SizeIs(guest_.queues())) << "once for each ring";
 }
 
 TEST_F(KernelIotlb, AMissIsAnsweredFromTheLoopToTheDeviceThatAsked) {
@@ -192,7 +86,6 @@ TEST_F(KernelIotlb, PumpAnswersWhereThereIsNoLoop) {
 
 TEST_F(KernelIotlb, TranslationsAreCutWhereMemoryEnds) {
   start_with_translations();
-  const uint64_t last = Guest::kGpa + Guest::kSize - PagedIommu::kPage;
   // A page of the IOMMU's that goes on where no memory is.
   struct Wide final : BackendServices {
     absl::StatusOr<IotlbEntry> translate(uint64_t, IotlbAccess) override {
@@ -217,7 +110,8 @@ TEST_F(KernelIotlb, TranslationsAreCutWhereMemoryEnds) {
   turn();
   ASSERT_TRUE(translations(0).contains(0x7000'0000));
   EXPECT_EQ(translations(0)[0x7000'0000].entry.size, Guest::kSize / 2);
-  EXPECT_GT(last, Guest::kGpa);
+  EXPECT_EQ(translations(0)[0x7000'0000].user,
+            guest_.table()[0].user + Guest::kSize / 2);
 }
 
 TEST_F(KernelIotlb, WhatTheGuestMapsOutsideItsMemoryIsReportedAndNotAnswered) {
@@ -299,31 +193,6 @@ TEST_F(KernelIotlb, ATranslationOfNothingIsRefusedBeforeTheKernelIsAsked) {
   EXPECT_THAT(kernel_.journal, IsEmpty());
 }
 
-TEST_F(KernelIotlb, MemoryThatGoesTakesTranslationsWithItButNotTheRings) {
-  start_with_translations();
-  const auto more = Guest::memory(0x10000);
-  std::vector<MemoryTableEntry> table = guest_.table();
-  table.push_back(entry_at(0x40000000, more));
-  ASSERT_EQ(do_verb(UpdateMemory{diff_between(guest_.table(), table)}),
-            absl::OkStatus());
-  iommu_.pages[0x9000] = 0x40000000;
-  kernel_.ask(0, 0x9000, IotlbAccess::kBoth);
-  turn();
-  ASSERT_TRUE(translations(0).contains(0x9000));
-  ASSERT_EQ(do_verb(UpdateMemory{diff_between(table, guest_.table())}),
-            absl::OkStatus());
-  EXPECT_FALSE(translations(0).contains(0x9000));
-  EXPECT_TRUE(translations(0).contains(kShift + Guest::kGpa));
-}
-
-TEST_F(KernelIotlb, MemoryOfALiveRingCannotGo) {
-  start_with_translations();
-  const auto other = Guest::memory(0x10000);
-  const std::vector<MemoryTableEntry> table = {entry_at(0x40000000, other)};
-  EXPECT_EQ(do_verb(UpdateMemory{diff_between(guest_.table(), table)}).code(),
-            Code::kFailedPrecondition);
-}
-
 TEST_F(KernelIotlb, WithoutAccessPlatformADeviceThatHadItIsOpenedAnew) {
   start_with_translations();
   ASSERT_EQ(do_verb(Quiesce{guest_.all()}), absl::OkStatus());
@@ -362,11 +231,26 @@ TEST_F(KernelIotlb, AccessPlatformStaysAsItIsWhileRingsRun) {
   start_with_translations();
   EXPECT_EQ(do_verb(SetFeatures{{kFeatureVersion1}, true}).code(),
             Code::kFailedPrecondition);
-  EXPECT_EQ(
-      do_verb(SetFeatures{
-          {kFeatureVersion1, kFeatureAccessPlatform, kFeatureLogAll}, true}),
-      absl::OkStatus());
+  EXPECT_EQ(do_verb(kLogged), absl::OkStatus());
   EXPECT_TRUE(kernel_.running(0));
+}
+
+TEST_F(KernelIotlb, RingsHaveTheirTranslationsAfterTheLogIsSwitchedOn) {
+  start_with_translations();
+  ASSERT_EQ(do_verb(kLogged), absl::OkStatus());
+  for (size_t device = 0; device < taps_.size(); ++device) {
+    ASSERT_TRUE(translations(device).contains(kShift + Guest::kGpa));
+    EXPECT_EQ(translations(device)[kShift + Guest::kGpa].user,
+              guest_.table()[0].user);
+  }
+}
+
+TEST_F(KernelIotlb, AndAfterOneOfTheDevicesRefusesTheLog) {
+  start_with_translations();
+  kernel_.planned.fail(VHOST_SET_FEATURES, EFAULT, 1);
+  ASSERT_EQ(do_verb(kLogged).code(), Code::kAborted);
+  EXPECT_TRUE(translations(0).contains(kShift + Guest::kGpa));
+  EXPECT_TRUE(translations(1).contains(kShift + Guest::kGpa));
 }
 
 TEST_F(KernelIotlb, ATranslationWithoutAnIommuIsRefused) {

@@ -143,6 +143,19 @@ TEST_F(KernelVsock, ADeviceThatIsNotSetGoingSaysWhyAndIsHarvested) {
   EXPECT_EQ(do_verb(Harvest{guest_.all()}), absl::OkStatus());
 }
 
+// No step of a queue can tell of it.
+TEST_F(KernelVsock, ADeviceThatIsNotSetGoingSaysSoWithoutAnEnabledQueue) {
+  ASSERT_EQ(do_verb(Open{}), absl::OkStatus());
+  ASSERT_EQ(do_verb(SetFeatures{{kFeatureVersion1}}), absl::OkStatus());
+  Go go = guest_.go();
+  for (Go::Queue& queue : go.queues) queue.enabled = false;
+  const auto result = drive(*ops_, go);
+  EXPECT_EQ(result->status.code(), Code::kAborted);
+  EXPECT_THAT(std::string(result->status.message()),
+              HasSubstr("VHOST_VSOCK_SET_RUNNING: EFAULT"));
+  EXPECT_THAT(result->refused, SizeIs(1));
+}
+
 TEST_F(KernelVsock, HasNoResetOfTheOwner) {
   start();
   EXPECT_EQ(do_verb(ResetOwner{}).code(), Code::kUnimplemented);

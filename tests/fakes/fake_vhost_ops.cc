@@ -136,6 +136,9 @@ absl::Status FakeVhostOps::admit(const Verb& verb) {
 
 BatchResult FakeVhostOps::execute(const Verb& verb) {
   if (std::holds_alternative<Open>(verb)) {
+    if (!away.ok()) {
+      return all_steps(verb, FakeBackend::Fate::kRefused, away);
+    }
     backend.forget_connection();
     visible_ = offered;
     open_ = true;
@@ -240,6 +243,51 @@ void FakeVhostOps::abandoned(const Pending::Slot* slot) {
 // ---------------------------------------------------------------------------
 // Time
 // ---------------------------------------------------------------------------
+
+// What watches is told from the loop, whatever becomes of the ops meanwhile.
+class FakeVhostOps::Watch final : public PeerWatch {
+ public:
+  Watch(const std::shared_ptr<FakeVhostOps*>& ops, EventLoop& loop,
+        EventLoop::Callback appeared)
+      : ops_(ops),
+        loop_(loop),
+        appeared_(std::make_shared<EventLoop::Callback>(std::move(appeared))),
+        announces_all_((*ops)->watching->announces_all) {
+    (*ops)->watch_ = this;
+  }
+  ~Watch() override {
+    FakeVhostOps* const ops = get(ops_);
+    if (ops != nullptr && ops->watch_ == this) ops->watch_ = nullptr;
+  }
+  bool announces_all() const override { return announces_all_; }
+  void announce() {
+    loop_.post([weak = std::weak_ptr<EventLoop::Callback>(appeared_)] {
+      const std::shared_ptr<EventLoop::Callback> appeared = weak.lock();
+      if (appeared != nullptr) (*appeared)();
+    });
+  }
+
+ private:
+  const std::weak_ptr<FakeVhostOps*> ops_;
+  EventLoop& loop_;
+  const std::shared_ptr<EventLoop::Callback> appeared_;
+  const bool announces_all_;
+};
+
+std::unique_ptr<PeerWatch> FakeVhostOps::watch_for_peer(
+    EventLoop& loop, EventLoop::Callback appeared) {
+  if (open_) misuse.push_back("watch for a peer while open");
+  if (watch_ != nullptr) misuse.push_back("a second watch for a peer");
+  if (!watching.has_value()) return nullptr;
+  journal.push_back("watch for peer");
+  return std::make_unique<Watch>(self_, loop, std::move(appeared));
+}
+
+bool FakeVhostOps::appear() {
+  if (watch_ == nullptr) return false;
+  watch_->announce();
+  return true;
+}
 
 MonotonicTime FakeVhostOps::now() const {
   return loop_ != nullptr ? loop_->now() : std::chrono::steady_clock::now();

@@ -170,6 +170,21 @@ void RecordingBackendEvents::broken(const absl::Status& why) {
   if (on_broken) on_broken();
 }
 
+void RecordingBackendEvents::reconnected() {
+  ++reconnections;
+  if (on_reconnected) on_reconnected();
+}
+
+void RecordingBackendEvents::needs_reset(const absl::Status& why) {
+  resets_needed.push_back(why);
+  if (on_needs_reset) on_needs_reset();
+}
+
+void RecordingBackendEvents::gave_up(const absl::Status& why) {
+  gave_up_with.push_back(why);
+  if (on_gave_up) on_gave_up();
+}
+
 absl::StatusOr<IotlbEntry> RecordingBackendServices::translate(
     uint64_t iova, IotlbAccess access) {
   translated.push_back(iova);

@@ -67,6 +67,20 @@ class NetDeviceTest : public DeviceTest {
       net->announce({1, 2, 3, 4, 5, 6}, std::move(done));
     });
   }
+  // Asks for a stop where a start has begun but the device has not.
+  void expect_stop_to_win() {
+    Outcome started;
+    Outcome stopped;
+    net->start(started.completion());
+    net->stop(StopReason::kVmPause, stopped.completion());
+    loop.run_ready();
+    EXPECT_TRUE(absl::IsCancelled(started.status())) << started.status();
+    EXPECT_TRUE(stopped.status().ok()) << stopped.status();
+    EXPECT_EQ(dev->state(), DeviceState::kReady);
+    EXPECT_FALSE(dev->queue_started(QueueIndex{0}));
+    EXPECT_TRUE(start_net().ok()) << "it can start again";
+    EXPECT_EQ(enabled(), "1100");
+  }
   std::string enabled() const {
     std::string out;
     for (const auto& [index, queue] : ops->backend.queues) {
@@ -135,6 +149,37 @@ TEST_F(NetDeviceTest, EnablesWhatTheDriverAsksFor) {
               ElementsAre("SetQueuesEnabled q2 on", "SetQueuesEnabled q3 on"));
   ASSERT_TRUE(set_pairs(1).ok());
   EXPECT_EQ(enabled(), "1100");
+}
+
+// Regression: the stop was over before the device started.
+TEST_F(NetDeviceTest, AStopBetweenTheStepsOfAStartWins) {
+  make_net(kMq);
+  expect_stop_to_win();
+}
+
+TEST_F(NetDeviceTest, AStopBehindTheMtuWins) {
+  make_net(kMq | FeatureSet{kNetFeatureMtu}, 1500);
+  expect_stop_to_win();
+}
+
+TEST_F(NetDeviceTest, AResetBetweenTheStepsOfAStartWins) {
+  make_net(kMq);
+  Outcome started;
+  Outcome over;
+  net->start(started.completion());
+  net->reset(over.completion());
+  loop.run_ready();
+  EXPECT_TRUE(absl::IsCancelled(started.status())) << started.status();
+  EXPECT_EQ(dev->state(), DeviceState::kReady);
+}
+
+TEST_F(NetDeviceTest, StopsAsTheDeviceDoes) {
+  make_net(kMq);
+  ASSERT_TRUE(start_net().ok());
+  EXPECT_TRUE(drive([this](Completion done) {
+                net->stop(StopReason::kVmPause, std::move(done));
+              }).ok());
+  EXPECT_EQ(dev->state(), DeviceState::kReady);
 }
 
 TEST_F(NetDeviceTest, RemembersPairsOverStopAndStart) {

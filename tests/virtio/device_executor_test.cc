@@ -11,6 +11,7 @@ using testing::BlockingOps;
 using ::testing::Contains;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Not;
 using ::testing::SizeIs;
 
 class OnWorker : public ::testing::Test {
@@ -64,6 +65,38 @@ class OnWorker : public ::testing::Test {
     EXPECT_TRUE(loop.run_until([this] { return record->barrier.standing(); }));
     return outcome;
   }
+
+  // Begins a stop that stands still in its first verb.
+  Outcome stop_blocked() {
+    record->barrier.block("Quiesce");
+    Outcome outcome;
+    dev->stop(StopReason::kVmPause, outcome.completion());
+    EXPECT_TRUE(loop.run_until([this] { return record->barrier.standing(); }));
+    return outcome;
+  }
+  // Memory at kDimm that nobody refers to but who is told of it.
+  std::weak_ptr<const MemoryRegion> plug() {
+    auto dimm = MemoryRegion::create_memfd("dimm", kDimm);
+    if (!dimm.ok()) return {};
+    const std::weak_ptr<const MemoryRegion> region = *dimm;
+    const absl::Status added =
+        memory.add({.gpa = kDimm, .size = kDimm, .region = *std::move(dimm)});
+    EXPECT_TRUE(added.ok()) << added;
+    return region;
+  }
+  void make_translated() {
+    BackendTraits traits = testing::like_vdpa();
+    traits.features.set(kFeatureAccessPlatform);
+    traits.has_iotlb = true;
+    guest.iommu = true;
+    services.entries = {{0, 1 << 20, 0, IotlbAccess::kBoth}};
+    make_ready(traits);
+    ASSERT_TRUE(
+        dev->ack_features({kFeatureAccessPlatform}, {kFeatureAccessPlatform})
+            .ok());
+  }
+
+  static constexpr uint64_t kDimm = 1 << 20;
 
   testing::ManualEventLoop loop;
   AddressSpace memory;
@@ -137,10 +170,75 @@ TEST_F(OnWorker, WhatAVerbBorrowedIsKeptUntilItEnds) {
   record->barrier.release();
   ASSERT_TRUE(loop.run_until([this] { return record->is_destroyed(); }));
 
-  // The fake refuses a notifier whose descriptor is closed; then it would not
-  // have been closed while open.
+  // The fake refuses a notifier whose descriptor is closed.
+  {
+    const absl::MutexLock lock(&record->mutex);
+    EXPECT_EQ(record->last, absl::OkStatus());
+  }
   EXPECT_THAT(*journal, Contains("close CANCELLED"));
   EXPECT_EQ(journal->back(), "destroyed");
+}
+
+// Regression: memory was let go of as soon as nobody waited for the verb.
+TEST_F(OnWorker, GuestMemoryIsKeptUntilTheBackEndIsClosed) {
+  const std::weak_ptr<const MemoryRegion> kept = plug();
+  make_ready();
+  ASSERT_TRUE(start().ok());
+  const Outcome stopped = stop_blocked();
+
+  dev->cancel();
+  loop.run_ready();
+  ASSERT_TRUE(memory.remove(kDimm).ok());
+  loop.run_ready();
+  EXPECT_FALSE(kept.expired());
+
+  record->barrier.release();
+  EXPECT_TRUE(loop.run_until([&kept] { return kept.expired(); }));
+}
+
+TEST_F(OnWorker, GuestMemoryIsLetGoOfBehindALoss) {
+  const std::weak_ptr<const MemoryRegion> kept = plug();
+  make_ready();
+  ASSERT_TRUE(start().ok());
+  ops->lose_next("Quiesce", absl::UnavailableError("gone"));
+  ASSERT_FALSE(stop().ok());
+
+  ASSERT_TRUE(memory.remove(kDimm).ok());
+
+  EXPECT_TRUE(loop.run_until([&kept] { return kept.expired(); }));
+}
+
+TEST_F(OnWorker, GuestMemoryIsLetGoOfWhereTheBackEndIsLostWhileIdle) {
+  const std::weak_ptr<const MemoryRegion> kept = plug();
+  make_ready();
+  ASSERT_TRUE(start().ok());
+  ops->lose(absl::UnavailableError("gone"));
+  loop.run_ready();
+  EXPECT_EQ(dev->state(), DeviceState::kBroken);
+
+  ASSERT_TRUE(memory.remove(kDimm).ok());
+
+  EXPECT_TRUE(loop.run_until([&kept] { return kept.expired(); }));
+}
+
+// Regression: a start that was cancelled while the worker had other things to
+// do began afterwards.
+TEST_F(OnWorker, AVerbThatNobodyWaitsForDoesNotBegin) {
+  make_ready();
+  record->barrier.block("another device");
+  executor.run([record = record] { record->barrier.pass("another device"); });
+  ASSERT_TRUE(loop.run_until([this] { return record->barrier.standing(); }));
+  Outcome started;
+  dev->start(started.completion());
+  loop.run_ready();
+
+  dev->cancel();
+  record->barrier.release();
+  dev.reset();
+  ASSERT_TRUE(loop.run_until([this] { return record->is_destroyed(); }));
+
+  EXPECT_THAT(*journal, Not(Contains(HasSubstr("SetFeatures"))));
+  EXPECT_THAT(*journal, Contains("close CANCELLED"));
 }
 
 TEST_F(OnWorker, CancelEndsAnOperationAtOnce) {
@@ -257,15 +355,7 @@ TEST_F(OnWorker, ABackEndThatAnswersLaterIsDrivenThere) {
 }
 
 TEST_F(OnWorker, AnUnmapIsForwardedBehindTheVerbUnderWay) {
-  BackendTraits traits = testing::like_vdpa();
-  traits.features.set(kFeatureAccessPlatform);
-  traits.has_iotlb = true;
-  guest.iommu = true;
-  services.entries = {{0, 1 << 20, 0, IotlbAccess::kBoth}};
-  make_ready(traits);
-  ASSERT_TRUE(
-      dev->ack_features({kFeatureAccessPlatform}, {kFeatureAccessPlatform})
-          .ok());
+  make_translated();
   const Outcome started = start_blocked("Go");
   Outcome forgotten;
 
@@ -278,6 +368,25 @@ TEST_F(OnWorker, AnUnmapIsForwardedBehindTheVerbUnderWay) {
   EXPECT_TRUE(forgotten.status().ok()) << forgotten.status();
   ASSERT_TRUE(loop.run_until([&] { return started.over(); }));
   EXPECT_TRUE(started.status().ok()) << started.status();
+}
+
+// Regression: it was told at once that nothing was left, while a verb of the
+// device that was given up still ran.
+TEST_F(OnWorker, AnUnmapOfABrokenDeviceEndsBehindItsClose) {
+  make_translated();
+  ASSERT_TRUE(start().ok());
+  const Outcome stopped = stop_blocked();
+  dev->cancel();
+  Outcome forgotten;
+
+  dev->invalidate_iotlb(0x50000, 4096, forgotten.completion());
+  loop.run_ready();
+  EXPECT_TRUE(stopped.over());
+  EXPECT_FALSE(forgotten.over());
+  record->barrier.release();
+
+  ASSERT_TRUE(loop.run_until([&] { return forgotten.over(); }));
+  EXPECT_TRUE(forgotten.status().ok()) << forgotten.status();
 }
 
 TEST_F(OnWorker, WithoutAReasonNoWorkerIsUsed) {

@@ -220,6 +220,57 @@ TEST_F(Iommu, AnUnmapMayBeWaitedFor) {
   EXPECT_TRUE(status.ok()) << status;
 }
 
+// Regression: an unmap that ran alone could not be cancelled.
+TEST_F(Iommu, AnUnmapThatTakesTooLongIsCancelled) {
+  make_translated();
+  ops->completes = testing::Completes::kNever;
+
+  const absl::Status status = dev->run(
+      [&](Completion done) {
+        dev->invalidate_iotlb(kIova, kPage, std::move(done));
+      },
+      std::chrono::milliseconds(1));
+
+  EXPECT_TRUE(absl::IsDeadlineExceeded(status)) << status;
+  EXPECT_EQ(dev->state(), DeviceState::kBroken);
+}
+
+// Regression: a reset that the back-end never heard of was to have emptied it.
+TEST_F(Iommu, AResetOfABackEndThatHasNoneLeavesItsTranslations) {
+  BackendTraits traits = with_iotlb();
+  traits.has_reset = false;
+  make_accepted(std::move(traits));
+  ASSERT_TRUE(start().ok());
+  ASSERT_TRUE(
+      drive([&](Completion done) { dev->reset(std::move(done)); }).ok());
+  clear_journals();
+
+  EXPECT_TRUE(invalidate(kIova + 0x50000, kPage).ok());
+
+  EXPECT_THAT(*journal, ElementsAre("UpdateIotlb -0x40050000+4096"));
+}
+
+TEST_F(Iommu, TheVmmMayEndTheDeviceWhenItIsAskedForATranslation) {
+  make_accepted();
+  services.on_translate = [this] { dev.reset(); };
+  Outcome started;
+  dev->start(started.completion());
+  loop.run_ready();
+  EXPECT_FALSE(started.over());
+  EXPECT_EQ(dev, nullptr);
+}
+
+TEST_F(Iommu, AStopThatIsNotConfirmedIsNotConfirmedByAnother) {
+  make_translated();
+  services.entries.clear();
+  ASSERT_TRUE(invalidate(kIova, kRam).ok());
+  ASSERT_FALSE(stop().ok());
+  EXPECT_FALSE(stop().ok());
+
+  map_pages(0, kRam, IotlbAccess::kBoth);
+  EXPECT_TRUE(stop().ok());
+}
+
 TEST_F(Iommu, AnUnmapThatIsRefusedBreaksTheDevice) {
   make_translated();
   ops->refuse_next("UpdateIotlb", absl::AbortedError("no"));

@@ -123,6 +123,7 @@ TEST_F(Stop, AUsedIndexAheadOfThePositionIsNotWaitedFor) {
   EXPECT_THAT(stopped.message(),
               HasSubstr("vq 0: used index 4 and position 2"));
   EXPECT_EQ(dev->state(), DeviceState::kReady);
+  EXPECT_FALSE(stop().ok());
   EXPECT_EQ(start().code(), absl::StatusCode::kFailedPrecondition);
 }
 

@@ -88,6 +88,24 @@ TEST_F(GatedLoopTest, WhatIsPostedWaitsForTheGate) {
   EXPECT_EQ(calls, 1);
 }
 
+// Regression: it was never called, and the back-end's end went unnoticed.
+TEST_F(GatedLoopTest, AWatchThatCannotHaveItsDescriptorIsHungUp) {
+  int hung_up = 0;
+  // As little to be duplicated as any where none is left.
+  const auto handle =
+      gated.watch(FdRef(-1), {.readable = true},
+                  [&](IoEvents events) { hung_up += events.hung_up ? 1 : 0; });
+  EXPECT_EQ(hung_up, 0) << "not before watch() returned";
+  gated.close_gate();
+  loop.run_ready();
+  EXPECT_EQ(hung_up, 0);
+
+  gated.open_gate();
+  loop.run_ready();
+
+  EXPECT_EQ(hung_up, 1);
+}
+
 TEST_F(GatedLoopTest, AGateThatClosesAgainHoldsWhatItHeld) {
   gated.close_gate();
   gated.post([this] { ++calls; });

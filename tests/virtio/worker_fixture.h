@@ -96,6 +96,7 @@ class BlockingOps final : public VhostOps {
     absl::Mutex mutex;
     bool destroyed ABSL_GUARDED_BY(mutex) = false;
     std::thread::id destroyed_on ABSL_GUARDED_BY(mutex);
+    absl::Status last ABSL_GUARDED_BY(mutex);  // Of the last verb.
 
     bool is_destroyed() {
       const absl::MutexLock lock(&mutex);
@@ -116,7 +117,15 @@ class BlockingOps final : public VhostOps {
   Pending submit(Verb verb, MonotonicTime deadline,
                  Pending::Done done) override {
     record_->barrier.pass(std::string(verb_name(verb)));
-    return inner_->submit(std::move(verb), deadline, std::move(done));
+    return inner_->submit(
+        std::move(verb), deadline,
+        [record = record_, done = std::move(done)](BatchResult result) mutable {
+          {
+            const absl::MutexLock lock(&record->mutex);
+            record->last = result.status;
+          }
+          done(std::move(result));
+        });
   }
   void attach(EventLoop* loop, BackendSink* sink) override {
     inner_->attach(loop, sink);

@@ -6,6 +6,7 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -62,6 +63,7 @@ enum class Completes : uint8_t {
 //   SetGuestCid 3               ResetOwner
 // and what happened besides:
 //   close <code>     abandon <verb>   lost <code>     destroyed
+//   watch for peer
 class FakeVhostOps final : public VhostOps {
  public:
   explicit FakeVhostOps(BackendTraits traits = like_vhost_user());
@@ -89,6 +91,18 @@ class FakeVhostOps final : public VhostOps {
   // `steps` (empty: of any step) is known.
   void lose_next(const std::string& verb, absl::Status status,
                  std::vector<Step> steps = {});
+
+  // Nobody is there: each Open fails with this.  OK: somebody is.
+  absl::Status away;
+
+  // What watch_for_peer() can do; empty: nothing.  `announces_all` is as
+  // PeerWatch says it.
+  struct Watching {
+    bool announces_all = false;
+  };
+  std::optional<Watching> watching;
+  // Announces a peer to whoever watches; false: nobody does.
+  bool appear();
 
   // Takes back what refuse_next() and lose_next() planned and nothing met.
   void forget_plans() { planned_.clear(); }
@@ -129,10 +143,13 @@ class FakeVhostOps final : public VhostOps {
   void attach(EventLoop* loop, BackendSink* sink) override;
   void pump(MonotonicTime deadline) override;
   void close(const absl::Status& why) override;
+  std::unique_ptr<PeerWatch> watch_for_peer(
+      EventLoop& loop, EventLoop::Callback appeared) override;
   std::vector<std::string> recent() const override;
   BackendCounters counters() const override { return counters_; }
 
  private:
+  class Watch;
   struct Failure {
     FakeBackend::Planned planned;
     std::vector<Step> steps;
@@ -163,6 +180,7 @@ class FakeVhostOps final : public VhostOps {
   BackendCounters counters_;
   std::map<std::string, std::deque<Failure>> planned_;
   std::deque<UnderWay> queue_;
+  Watch* watch_ = nullptr;  // That somebody has.
   // Posted closures hold a weak reference: they do nothing once this is gone.
   std::shared_ptr<FakeVhostOps*> self_;
 };

@@ -113,10 +113,17 @@ class RecordingBackendEvents final : public BackendEvents {
   std::vector<std::optional<QueueIndex>> vring_errors;
   std::vector<absl::Status> refused_memory;
   std::vector<absl::Status> broken_with;
+  int reconnections = 0;
+  std::vector<absl::Status> resets_needed;
+  std::vector<absl::Status> gave_up_with;
   int migration_blocker_changes = 0;
 
   // Runs inside broken(): destroying the device from there is allowed.
   absl::AnyInvocable<void()> on_broken;
+  // The same for reconnected(), needs_reset() and gave_up().
+  absl::AnyInvocable<void()> on_reconnected;
+  absl::AnyInvocable<void()> on_needs_reset;
+  absl::AnyInvocable<void()> on_gave_up;
 
   void config_changed() override { ++config_changes; }
   void vring_error(std::optional<QueueIndex> queue) override {
@@ -126,6 +133,9 @@ class RecordingBackendEvents final : public BackendEvents {
     refused_memory.push_back(why);
   }
   void broken(const absl::Status& why) override;
+  void reconnected() override;
+  void needs_reset(const absl::Status& why) override;
+  void gave_up(const absl::Status& why) override;
   void migration_blockers_changed() override { ++migration_blocker_changes; }
 };
 

@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -54,6 +55,10 @@ class FaultyOps final : public VhostOps {
   void attach(EventLoop* loop, BackendSink* sink) override;
   void pump(MonotonicTime deadline) override { inner_->pump(deadline); }
   void close(const absl::Status& why) override { inner_->close(why); }
+  std::unique_ptr<PeerWatch> watch_for_peer(
+      EventLoop& loop, EventLoop::Callback appeared) override {
+    return inner_->watch_for_peer(loop, std::move(appeared));
+  }
   std::vector<std::string> recent() const override { return inner_->recent(); }
   BackendCounters counters() const override { return inner_->counters(); }
 

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "hw/virtio/reconnect_schedule.h"
+
+#include <algorithm>
+
+namespace vhost {
+
+void ReconnectSchedule::connected() {
+  cancelled_ = false;
+  state_.phase = Phase::kConnected;
+  state_.attempts = 0;
+  state_.lost_at.reset();
+}
+
+bool ReconnectSchedule::lost(MonotonicTime now) {
+  if (!policy_.has_value()) return false;
+  if (cancelled_) {
+    state_.phase = Phase::kGivenUp;
+    return false;
+  }
+  state_.phase = Phase::kWaiting;
+  state_.attempts = 0;
+  state_.lost_at = now;
+  next_at_ = now;
+  backoff_ = std::min(policy_->backoff, policy_->max_backoff);
+  only_announced_ = false;
+  announced_ = false;
+  return true;
+}
+
+void ReconnectSchedule::begin() {
+  state_.phase = Phase::kTrying;
+  ++state_.attempts;
+  announced_ = false;
+}
+
+void ReconnectSchedule::failed(MonotonicTime now) {
+  if (state_.phase != Phase::kTrying) return;
+  state_.phase = Phase::kWaiting;
+  next_at_ = now + backoff_;
+  backoff_ =
+      backoff_ > policy_->max_backoff / 2 ? policy_->max_backoff : 2 * backoff_;
+}
+
+void ReconnectSchedule::succeeded() {
+  ++state_.reconnections;
+  connected();
+}
+
+void ReconnectSchedule::cancel() {
+  cancelled_ = true;
+  if (active()) state_.phase = Phase::kGivenUp;
+}
+
+void ReconnectSchedule::peer_announced(MonotonicTime now) {
+  if (!waiting()) return;
+  announced_ = true;
+  // Where every peer is announced, one that comes and goes all the time would
+  // undo the back-off.
+  if (!only_announced_) next_at_ = std::min(next_at_, now);
+}
+
+void ReconnectSchedule::hurry(MonotonicTime now) {
+  next_at_ = std::min(next_at_, now);
+}
+
+bool ReconnectSchedule::used_up(MonotonicTime now) const {
+  if (policy_->attempts.has_value() && state_.attempts >= *policy_->attempts) {
+    return true;
+  }
+  return policy_->time.has_value() && now - *state_.lost_at >= *policy_->time;
+}
+
+ReconnectSchedule::Due ReconnectSchedule::due(MonotonicTime now) const {
+  if (!waiting()) return Due::kNothing;
+  if (used_up(now)) return Due::kGiveUp;
+  if (only_announced_ && !announced_) return Due::kNothing;
+  return now >= next_at_ ? Due::kAttempt : Due::kNothing;
+}
+
+std::optional<MonotonicTime> ReconnectSchedule::wake_at() const {
+  if (!waiting()) return std::nullopt;
+  std::optional<MonotonicTime> when;
+  if (used_up(*state_.lost_at)) return *state_.lost_at;
+  if (!only_announced_ || announced_) when = next_at_;
+  if (policy_->time.has_value() &&
+      *policy_->time < MonotonicTime::max() - *state_.lost_at) {
+    const MonotonicTime end = *state_.lost_at + *policy_->time;
+    when = std::min(when.value_or(end), end);
+  }
+  return when;
+}
+
+}  // namespace vhost
