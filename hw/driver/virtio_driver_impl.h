@@ -124,7 +124,7 @@ struct VirtioDriver::Impl final : public VirtioDevice,
 
   // -- A back-end that goes away and comes back ----------------------------
 
-  void go_away(const absl::Status& why);
+  void go_away();
   bool away() const;
   void come_back();
   void restart();
@@ -157,10 +157,11 @@ struct VirtioDriver::Impl final : public VirtioDevice,
   uint32_t generation = 0;
 
   static constexpr absl::string_view kRestart = "restart";
-  bool in_restart = false;   // A stop or reset begins in the middle of one.
-  bool restart_due = false;  // As soon as nothing is in its way.
-  uint64_t restarts = 0;     // The one under way; others are forgotten.
-  bool quiet_loss = false;   // The last back-end was gone, not just given up.
+  bool in_restart = false;     // A stop or reset begins in the middle of one.
+  bool restart_due = false;    // As soon as nothing is in its way.
+  bool restart_again = false;  // The one under way comes to nothing.
+  uint64_t restarts = 0;       // The one under way; others are forgotten.
+  bool quiet_loss = false;     // The last back-end was gone, not just given up.
   // Since when the back-end is there, in nanoseconds of the steady clock; for
   // any thread.
   static constexpr int64_t kAway = std::numeric_limits<int64_t>::max();

@@ -35,8 +35,7 @@ bool outcome_unknown(const absl::Status& status) {
   return status.GetPayload(kOutcomeUnknown).has_value();
 }
 
-void VirtioDriver::Impl::go_away(const absl::Status& why) {
-  quiet_loss = absl::IsUnavailable(why);
+void VirtioDriver::Impl::go_away() {
   there_since.store(kAway);
   // What completed before shows now: nobody else wakes who sleeps.
   for (const std::shared_ptr<DriverQueue>& queue : all_queues()) {
@@ -60,9 +59,11 @@ void VirtioDriver::Impl::come_back() {
 // In each of these the VMM comes last: it may destroy the driver.
 
 void VirtioDriver::Impl::reconnected() {
+  // The start of a restart, which lost its back-end and found another.
+  if (operation == kRestart) return;
   const bool running = dev->state() == DeviceState::kRunning;
   if (restart_due && !running) return restart();
-  if (running && away()) come_back();
+  if (running) come_back();
   if (options.events != nullptr) options.events->reconnected();
 }
 
@@ -70,6 +71,7 @@ void VirtioDriver::Impl::needs_reset(const absl::Status& why) {
   if ((device_status & kStatusDriverOk) != 0 && operation != "stop" &&
       operation != "reset") {
     restart_due = true;
+    restart_again = operation == kRestart;
     restart();
   } else {
     lose(outcome_unknown_error(options.name));
@@ -99,6 +101,7 @@ void VirtioDriver::Impl::restart() {
     return;
   }
   operation = kRestart;
+  restart_again = false;
   const absl::Status why = outcome_unknown_error(options.name);
   for (const std::shared_ptr<DriverQueue>& queue : all_queues()) {
     const absl::Status replaced = queue->replace_ring(memory, why, quiet_loss);
@@ -134,8 +137,9 @@ void VirtioDriver::Impl::finish_restart(const absl::Status& status) {
     if (options.events != nullptr) options.events->reconnected();
     return;
   }
-  // Broken: the next back-end gets a restart.
+  // The next back-end gets a restart, and may be there already.
   if (dev->state() == DeviceState::kBroken) return;
+  if (restart_again) return restart();
   restart_due = false;
   there_since.store(0);
   device_status |= kStatusNeedsReset;
