@@ -23,10 +23,8 @@ constexpr uint64_t kLargestRequest = uint64_t{64} << 10;
 constexpr uint64_t kSmallestRequest = uint64_t{4} << 10;
 constexpr uint64_t kMostBuffers = uint64_t{256} << 20;  // Bytes of them all.
 
-// How often --reconnect begins anew when a back-end dies in its first start,
-// before which there is nothing to go on with.
-constexpr int kFirstStarts = 5;
-constexpr Duration kStartPause = std::chrono::milliseconds(100);
+// Between two tries of a first start.
+constexpr Duration kStartPause = std::chrono::milliseconds(20);
 
 VirtioDriver::Options blk_driver_options(Session& session, Outages& outages,
                                          const Options& options) {
@@ -65,15 +63,18 @@ absl::StatusOr<std::unique_ptr<BlkSession>> BlkSession::open(
 }
 
 absl::Status BlkSession::start(const Options& options) {
-  absl::Status status = start_once(options);
-  for (int i = 1; reconnect_ && i < kFirstStarts; ++i) {
+  const MonotonicTime deadline =
+      std::chrono::steady_clock::now() + options.timeout;
+  while (true) {
+    const absl::Status status = start_once(options);
     const bool died = absl::IsUnavailable(status) ||
                       driver_.device().state() == DeviceState::kBroken;
-    if (status.ok() || !died) break;
+    if (status.ok() || !options.reconnect || !died ||
+        std::chrono::steady_clock::now() >= deadline) {
+      return status;
+    }
     std::this_thread::sleep_for(kStartPause);
-    status = start_once(options);
   }
-  return status;
 }
 
 absl::Status BlkSession::start_once(const Options& options) {

@@ -16,7 +16,7 @@ namespace vhost::ctl {
 class BlkSession {
  public:
   // Uses --queues and --depth; with --reconnect the disk stays over deaths of
-  // the back-end, the first start included.
+  // the back-end, and its first start is tried for --timeout.
   // Errors: kInvalidArgument  the device has fewer queues.
   static absl::StatusOr<std::unique_ptr<BlkSession>> open(
       const Options& options);

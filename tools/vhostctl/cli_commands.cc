@@ -191,7 +191,8 @@ constexpr OptionSpec kSeconds = {
     }};
 constexpr OptionSpec kReconnect = {
     "reconnect", nullptr,
-    "go on when the back-end dies: random writes, checked by a journal",
+    "go on when the back-end dies; writes at random, which a journal checks "
+    "at the end, or after SIGINT",
     [](Options& out, absl::string_view) {
       out.reconnect = true;
       return absl::OkStatus();

@@ -5,7 +5,7 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
+#include <csignal>
 #include <cstring>
 #include <deque>
 #include <memory>
@@ -41,6 +41,17 @@ constexpr uint32_t kReadShare = 4;
 constexpr size_t kBuffersPerRequest = 2;
 constexpr std::byte kUnread{0xdb};
 
+// Ctrl-C ends the load, once; what it did is then checked.
+volatile std::sig_atomic_t interrupted = 0;
+
+void catch_interrupts() {
+  struct sigaction action = {};
+  action.sa_handler = [](int) { interrupted = 1; };
+  // ORDER: a second one ends the program; waiting calls return early.
+  action.sa_flags = static_cast<int>(SA_RESETHAND);
+  ::sigaction(SIGINT, &action, nullptr);
+}
+
 MonotonicTime clock_now() { return std::chrono::steady_clock::now(); }
 
 // The load, then the check.  Never are two requests of one unit in flight: the
@@ -51,8 +62,8 @@ class JournalRun {
                                                             uint64_t size,
                                                             uint64_t seed);
 
-  // Writes and reads at random until `until`, or until that many writes.  No
-  // write is in doubt when it returns, unless in a fault or an error.
+  // Writes and reads at random until `until`, or until that many writes, or
+  // until it is interrupted.  No write is in doubt when it returns OK.
   // Errors: as BlkCompletion, but for outcome_unknown().
   absl::Status load(std::optional<MonotonicTime> until, uint64_t writes);
   // Reads all that was written.
@@ -222,7 +233,8 @@ absl::Status JournalRun::load(std::optional<MonotonicTime> until,
   Progress progress("load", until.has_value() ? 0 : writes * kUnit);
   while (true) {
     const bool over =
-        until.has_value() ? clock_now() >= *until : writes_ >= writes;
+        interrupted != 0 ||
+        (until.has_value() ? clock_now() >= *until : writes_ >= writes);
     if (over && rewrite_.empty() && disk_.client().in_flight() == 0) break;
     while (disk_.client().in_flight() < window_ &&
            (!over || !rewrite_.empty())) {
@@ -339,6 +351,7 @@ absl::Status load_and_check(BlkSession& disk, JournalRun& run,
 }  // namespace
 
 absl::Status run_blk_verify_reconnect(const Options& options) {
+  catch_interrupts();
   absl::StatusOr<std::unique_ptr<BlkSession>> disk = BlkSession::open(options);
   if (!disk.ok()) return disk.status();
   const absl::StatusOr<uint64_t> size = size_to_verify(**disk, options);
