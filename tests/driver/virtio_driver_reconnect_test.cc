@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "tests/driver/driver_fixture.h"
+#include "vhostdev/fs_client.h"
 #include "vhostdev/net_client.h"
 #include "vhostdev/vsock_client.h"
 
@@ -403,6 +404,35 @@ TEST_F(ReconnectTest, ANetClientGoesOnAfterAReset) {
   while (const auto chain = transmit.pop()) transmit.complete(chain->head, 0);
   ASSERT_EQ(client.poll_sent(sent), 4u);
   EXPECT_TRUE(sent[3].status.ok());
+  ASSERT_TRUE(driver->stop(StopMode::kCancel, {}).ok());
+}
+
+// Nodes and handles are the server's, which is another one.
+TEST_F(ReconnectTest, AFileSystemClientEndsWithItsSession) {
+  make_running(2);
+  std::vector<QueueHandle> queues;
+  queues.push_back(driver->acquire(kVq0).value());
+  queues.push_back(driver->acquire(kVq1).value());
+  auto made = FsClient::create(*driver, std::move(queues), FsSession{}, {});
+  ASSERT_TRUE(made.ok()) << made.status();
+  FsClient& client = **made;
+  FsRequest request;
+  request.op = FsOp::kGetAttributes;
+  request.node = kFsRootNode;
+  request.cookie = 6;
+  ASSERT_TRUE(client.submit(request).ok());
+  ASSERT_TRUE(client.kick().ok());
+  lose_and_come_back();
+  ASSERT_EQ(events.resets_needed.size(), 1u);
+  std::array<FsCompletion, 2> done;
+  ASSERT_EQ(client.poll(done), 1u);
+  EXPECT_EQ(done[0].cookie, 6u);
+  EXPECT_TRUE(outcome_unknown(done[0].status)) << done[0].status;
+  EXPECT_TRUE(outcome_unknown(client.status()));
+  EXPECT_EQ(client.submit(request).code(), absl::StatusCode::kAborted);
+  // A new one has the queues as soon as the old one is gone.
+  *made = nullptr;
+  EXPECT_FALSE(driver->acquire(kVq0)->lost());
   ASSERT_TRUE(driver->stop(StopMode::kCancel, {}).ok());
 }
 
