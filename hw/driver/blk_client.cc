@@ -202,9 +202,10 @@ size_t BlkClient::wait(std::span<BlkCompletion> out) {
       relax_processor();
     }
     const MonotonicTime now = clock_now();
-    if (now - begin >= impl.options.stall_timeout) impl.give_up(now - begin);
+    const MonotonicTime since = impl.driver.counts_from(begin);
+    if (now - since >= impl.options.stall_timeout) impl.give_up(now - since);
     if (impl.options.wait_mode == WaitMode::kSleep) {
-      impl.sleep(begin + impl.options.stall_timeout);
+      impl.sleep(since + impl.options.stall_timeout);
       impl.driver.turn_loop();
       continue;
     }

@@ -37,7 +37,7 @@ absl::StatusOr<std::unique_ptr<BlkQueue>> BlkQueue::create(DmaMemory& memory,
 
 BlkQueue::BlkQueue(QueueHandle handle, DmaBuffer memory, uint32_t depth)
     : handle_(std::move(handle)),
-      ring_(handle_.ring()),
+      ring_(&handle_.ring()),
       memory_(std::move(memory)),
       slots_(depth) {
   free_.reserve(depth);
@@ -89,6 +89,8 @@ inline absl::Status BlkQueue::add_all(SplitVirtqueue::Request& ring_request,
 absl::Status BlkQueue::submit(const BlkRequest& request) {
   if (!failure_.ok()) [[unlikely]]
     return failure_;
+  if (in_flight_ == 0 && handle_.lost()) [[unlikely]]
+    renew();
   if (free_.empty()) [[unlikely]] {
     return absl::ResourceExhaustedError(
         absl::StrCat(in_flight_, " requests in flight: poll first"));
@@ -96,13 +98,13 @@ absl::Status BlkQueue::submit(const BlkRequest& request) {
   const uint32_t slot = free_.back();
   const size_t descriptors =
       2 + request.buffers.size() + (has_segment(request.op) ? 1 : 0);
-  if (descriptors > ring_.max_chain()) {
+  if (descriptors > ring_->max_chain()) {
     return absl::InvalidArgumentError(
         absl::StrCat(request.buffers.size(), " buffers in a ring of ",
-                     ring_.size(), " descriptors"));
+                     ring_->size(), " descriptors"));
   }
   SplitVirtqueue::Request ring_request =
-      ring_.begin(static_cast<uint32_t>(descriptors), slot);
+      ring_->begin(static_cast<uint32_t>(descriptors), slot);
   if (!ring_request.ok()) [[unlikely]]
     return ring_request.status();
   fill(wire(slot), request);
@@ -134,23 +136,23 @@ inline void BlkQueue::finish(uint32_t slot, BlkCompletion& out) {
 // Looked at only when the ring has nothing: what completed before the end of
 // the back-end counts.
 void BlkQueue::check_lost(bool idle) {
-  const absl::Status& ring = ring_.status();
+  const absl::Status& ring = ring_->status();
   if (!ring.ok()) {
     failure_ =
         absl::IsFailedPrecondition(ring)
             ? absl::CancelledError("the device was stopped")
             : annotate(ring, absl::StrCat("vq ", to_int(handle_.index())));
-  } else if (idle && handle_.lost() && !ring_.has_completions()) {
-    failure_ = handle_.lost_status();
+  } else if (idle && handle_.lost() && !ring_->has_completions()) {
+    (handle_.renewable() ? ended_ : failure_) = handle_.lost_status();
   }
 }
 
 size_t BlkQueue::take(std::span<BlkCompletion> out) {
   size_t count = 0;
-  while (failure_.ok() && count < out.size()) {
+  while (failure_.ok() && ended_.ok() && count < out.size()) {
     const size_t most = std::min(batch_.size(), out.size() - count);
     const absl::StatusOr<size_t> taken =
-        ring_.poll(std::span(batch_).first(most));
+        ring_->poll(std::span(batch_).first(most));
     const size_t fresh = taken.ok() ? *taken : 0;
     for (size_t i = 0; i < fresh; ++i) {
       finish(static_cast<uint32_t>(batch_[i].cookie), out[count]);
@@ -160,22 +162,35 @@ size_t BlkQueue::take(std::span<BlkCompletion> out) {
     check_lost(fresh == 0);
     break;
   }
-  if (failure_.ok()) [[likely]]
+  if (failure_.ok() && ended_.ok()) [[likely]]
     return count;
-  return count + poll_failed(out.subspan(count));
+  count += poll_failed(failure_.ok() ? ended_ : failure_, out.subspan(count));
+  if (failure_.ok() && in_flight_ == 0) renew();
+  // Some were submitted between two polls.
+  if (failure_.ok() && failed_slot_ == slots_.size()) failed_slot_ = 0;
+  return count;
 }
 
-size_t BlkQueue::poll_failed(std::span<BlkCompletion> out) {
+size_t BlkQueue::poll_failed(const absl::Status& why,
+                             std::span<BlkCompletion> out) {
   size_t count = 0;
   for (; failed_slot_ < slots_.size() && count < out.size(); ++failed_slot_) {
     Slot& slot = slots_[failed_slot_];
     if (!slot.in_flight) continue;
     slot.in_flight = false;
+    free_.push_back(failed_slot_);
     --in_flight_;
-    out[count] = BlkCompletion{slot.cookie, failure_};
+    out[count] = BlkCompletion{slot.cookie, why};
     ++count;
   }
   return count;
+}
+
+void BlkQueue::renew() {
+  if (!handle_.renew()) return;
+  ring_ = &handle_.ring();
+  ended_ = absl::OkStatus();
+  failed_slot_ = 0;
 }
 
 }  // namespace vhost

@@ -37,7 +37,7 @@ class BlkQueue {
 
   // Whether poll() has nothing to say.  Some loads and no store.
   bool idle() const {
-    return in_flight_ == 0 || (!ring_.has_completions() && !handle_.lost());
+    return in_flight_ == 0 || (!ring_->has_completions() && !handle_.lost());
   }
 
   // Finished requests; all that are left, once the device is given up.
@@ -48,6 +48,10 @@ class BlkQueue {
 
   // OK, or why no request completes any more.
   const absl::Status& failure() const { return failure_; }
+
+  // Requests that the device did not get to see the end of, because it was
+  // reset, come out of poll() as outcome_unknown(); after the last one the
+  // queue goes on.
 
  private:
   // Not in the order of BlkRequest: the compiler would copy two fields at once,
@@ -70,10 +74,11 @@ class BlkQueue {
   void finish(uint32_t slot, BlkCompletion& out);
   size_t take(std::span<BlkCompletion> out);
   void check_lost(bool idle);
-  size_t poll_failed(std::span<BlkCompletion> out);
+  size_t poll_failed(const absl::Status& why, std::span<BlkCompletion> out);
+  void renew();
 
   QueueHandle handle_;
-  SplitVirtqueue& ring_;
+  SplitVirtqueue* ring_;
   DmaBuffer memory_;  // A BlkWire for each slot.
   std::vector<Slot> slots_;
   std::vector<uint32_t> free_;
@@ -82,6 +87,7 @@ class BlkQueue {
   std::array<RingCompletion, 32> batch_;
   uint32_t in_flight_ = 0;
   absl::Status failure_;
+  absl::Status ended_;        // Or why nothing completes on this ring.
   uint32_t failed_slot_ = 0;  // Where poll_failed() goes on.
 };
 

@@ -24,7 +24,7 @@ constexpr uint64_t stride_of(uint32_t buffer_size) {
 BufferQueue::BufferQueue(QueueHandle handle, DmaBuffer memory,
                          uint32_t buffer_size)
     : handle_(std::move(handle)),
-      ring_(handle_.ring()),
+      ring_(&handle_.ring()),
       memory_(std::move(memory)),
       buffer_size_(buffer_size),
       stride_(stride_of(buffer_size)) {}
@@ -40,27 +40,35 @@ absl::StatusOr<DmaBuffer> BufferQueue::allocate(DmaMemory& memory,
 
 bool BufferQueue::has_news() const {
   return !failure_.ok() || batch_next_ < batch_size_ ||
-         ring_.has_completions() || !ring_.status().ok() || handle_.lost();
+         ring_->has_completions() || !ring_->status().ok() || handle_.lost();
 }
 
 // Looked at only when the ring has nothing: what completed before the end of
 // the back-end counts.
 void BufferQueue::check_lost(bool idle) {
-  const absl::Status& ring = ring_.status();
+  const absl::Status& ring = ring_->status();
   if (!ring.ok()) {
     failure_ = absl::IsFailedPrecondition(ring)
                    ? absl::CancelledError("the device was stopped")
                    : annotate(ring, name_of(handle_));
-  } else if (idle && handle_.lost() && !ring_.has_completions()) {
-    failure_ = handle_.lost_status();
+  } else if (idle && handle_.lost() && !ring_->has_completions()) {
+    (handle_.renewable() ? ended_ : failure_) = handle_.lost_status();
   }
 }
 
+bool BufferQueue::renew() {
+  if (!handle_.renew()) return false;
+  ring_ = &handle_.ring();
+  ended_ = absl::OkStatus();
+  batch_next_ = batch_size_ = 0;
+  return true;
+}
+
 std::optional<RingCompletion> BufferQueue::next() {
-  if (!failure_.ok()) return std::nullopt;
+  if (!failure_.ok() || !ended_.ok()) return std::nullopt;
   if (batch_next_ == batch_size_) {
     batch_next_ = 0;
-    const absl::StatusOr<size_t> taken = ring_.poll(batch_);
+    const absl::StatusOr<size_t> taken = ring_->poll(batch_);
     batch_size_ = taken.ok() ? *taken : 0;
     if (batch_size_ == 0) {
       check_lost(taken.ok());

@@ -27,6 +27,9 @@ class BufferQueue {
   // Whether the device has handed something back, or never will again.
   bool has_news() const;
 
+  // Whether the device was reset, and all of this is to begin anew.
+  bool renewable() const { return handle_.renewable(); }
+
   // For the end: the device may still write to the buffers.
   void abandon_memory() { memory_.abandon(); }
 
@@ -44,17 +47,26 @@ class BufferQueue {
     return memory_.span().subspan(slot * stride_, buffer_size_);
   }
 
-  // Takes the next completion; empty if there is none now, or ever: failure().
+  // Takes the next completion; empty if there is none now, or ever: failure(),
+  // or on this ring: ended().
   std::optional<RingCompletion> next();
 
+  // OK, or that the device was reset (outcome_unknown()).
+  const absl::Status& ended() const { return ended_; }
+  // Goes on with the ring that came in place of the old one.  False: there is
+  // none.
+  bool renew();
+
   QueueHandle handle_;
-  SplitVirtqueue& ring_;
+  SplitVirtqueue* ring_;
   DmaBuffer memory_;
   const uint32_t buffer_size_;
   const uint64_t stride_;
   absl::Status failure_;  // OK, or why nothing completes any more.
 
  private:
+  absl::Status ended_;
+
   void check_lost(bool idle);
 
   // Taken from the ring and not yet asked for.

@@ -21,8 +21,8 @@ absl::Status not_owner(QueueIndex index) {
 
 }  // namespace
 
-absl::StatusOr<std::shared_ptr<DriverQueue>> DriverQueue::create(
-    DmaMemory& memory, const Options& options) {
+absl::StatusOr<std::shared_ptr<DriverRing>> DriverRing::create(
+    DmaMemory& memory, const DriverQueueOptions& options) {
   const SplitRingLayout layout = split_ring_layout(options.depth);
   absl::StatusOr<DmaBuffer> rings = memory.allocate(layout.total);
   if (!rings.ok()) return annotate(rings.status(), name_of(options.index));
@@ -45,25 +45,62 @@ absl::StatusOr<std::shared_ptr<DriverQueue>> DriverQueue::create(
   absl::StatusOr<std::unique_ptr<SplitVirtqueue>> ring =
       SplitVirtqueue::create(ring_options);
   if (!ring.ok()) return annotate(ring.status(), name_of(options.index));
-  return std::shared_ptr<DriverQueue>(new DriverQueue(
-      options.index, *std::move(rings), std::move(tables), *std::move(ring)));
+  return std::shared_ptr<DriverRing>(
+      new DriverRing(*std::move(rings), std::move(tables), *std::move(ring)));
 }
 
-DriverQueue::DriverQueue(QueueIndex index, DmaBuffer memory, DmaBuffer tables,
-                         std::unique_ptr<SplitVirtqueue> ring)
-    : index_(index),
-      layout_(split_ring_layout(ring->size())),
+DriverRing::DriverRing(DmaBuffer memory, DmaBuffer tables,
+                       std::unique_ptr<SplitVirtqueue> ring)
+    : layout_(split_ring_layout(ring->size())),
       memory_(std::move(memory)),
       tables_(std::move(tables)),
       ring_(std::move(ring)) {}
 
-VirtqueueConfig DriverQueue::config() const {
+VirtqueueConfig DriverRing::config(QueueIndex index) const {
   return VirtqueueConfig{.num = ring_->size(),
                          .desc_gpa = memory_.gpa(),
                          .avail_gpa = memory_.gpa() + layout_.avail_offset,
                          .used_gpa = memory_.gpa() + layout_.used_offset,
-                         .vector = VectorIndex{to_int(index_)},
+                         .vector = VectorIndex{to_int(index)},
                          .enabled = true};
+}
+
+void DriverRing::lose(const absl::Status& why, bool replaced) {
+  absl::MutexLock lock(&mutex_);
+  if (!lost()) lost_status_ = why;
+  // ORDER: whoever sees the loss sees what comes of it.
+  if (replaced) replaced_.store(true, std::memory_order_release);
+  lost_.store(true, std::memory_order_release);
+}
+
+absl::Status DriverRing::lost_status() const {
+  absl::MutexLock lock(&mutex_);
+  return lost_status_;
+}
+
+void DriverRing::abandon_memory() {
+  memory_.abandon();
+  tables_.abandon();
+}
+
+// ---------------------------------------------------------------------------
+
+absl::StatusOr<std::shared_ptr<DriverQueue>> DriverQueue::create(
+    DmaMemory& memory, const Options& options) {
+  absl::StatusOr<std::shared_ptr<DriverRing>> ring =
+      DriverRing::create(memory, options);
+  if (!ring.ok()) return ring.status();
+  return std::shared_ptr<DriverQueue>(
+      new DriverQueue(options, *std::move(ring)));
+}
+
+DriverQueue::DriverQueue(const Options& options,
+                         std::shared_ptr<DriverRing> ring)
+    : index_(options.index), options_(options), current_(std::move(ring)) {}
+
+std::shared_ptr<DriverRing> DriverQueue::current() const {
+  absl::MutexLock lock(&mutex_);
+  return current_;
 }
 
 absl::Status DriverQueue::acquire() {
@@ -85,6 +122,8 @@ absl::Status DriverQueue::release() {
   // Somebody else may have stopped the device: there is nothing to give back.
   if (closed_) return absl::OkStatus();
   if (!owned_by_caller()) return not_owner(index_);
+  if (held_ != nullptr && held_ != current_) left_.push_back(held_);
+  held_ = nullptr;
   owner_.store(std::thread::id());
   return absl::OkStatus();
 }
@@ -108,11 +147,40 @@ void DriverQueue::reopen() {
   closed_ = false;
 }
 
+std::shared_ptr<DriverRing> DriverQueue::hold() {
+  absl::MutexLock lock(&mutex_);
+  held_ = current_;
+  return held_;
+}
+
+absl::Status DriverQueue::replace_ring(DmaMemory& memory,
+                                       const absl::Status& why, bool quiet) {
+  absl::StatusOr<std::shared_ptr<DriverRing>> fresh =
+      DriverRing::create(memory, options_);
+  if (!fresh.ok()) return fresh.status();
+  {
+    absl::MutexLock lock(&mutex_);
+    if (!quiet) current_->abandon_memory();
+    // ORDER: the new ring is there before the loss of the old one shows.
+    const std::shared_ptr<DriverRing> old =
+        std::exchange(current_, *std::move(fresh));
+    old->lose(why, /*replaced=*/true);
+  }
+  signal_call();
+  return absl::OkStatus();
+}
+
 absl::Status DriverQueue::signal_kick() const {
   if (!owned_by_caller()) return not_owner(index_);
   const EventNotifier* const kick = kick_.load(std::memory_order_relaxed);
   if (kick == nullptr) return absl::OkStatus();
   return kick->signal();
+}
+
+void DriverQueue::signal_kick_on_loop() const {
+  const EventNotifier* const kick = kick_.load();
+  // A full notifier is signalled: nothing is lost.
+  if (kick != nullptr) kick->signal().IgnoreError();
 }
 
 void DriverQueue::signal_call() const {
@@ -132,30 +200,25 @@ bool DriverQueue::take_signal() const {
 }
 
 void DriverQueue::mark_lost(const absl::Status& why) {
-  {
-    absl::MutexLock lock(&mutex_);
-    if (lost()) return;
-    lost_status_ = why;
-    lost_.store(true, std::memory_order_release);
-  }
+  current()->lose(why, /*replaced=*/false);
   signal_call();
-}
-
-absl::Status DriverQueue::lost_status() const {
-  absl::MutexLock lock(&mutex_);
-  return lost_status_;
 }
 
 void DriverQueue::publish() {
   const EventNotifier* const kick = kick_.load();
   // A kick that cannot be given shows as requests that do not complete.
-  if (ring_->publish() && kick != nullptr) kick->signal().IgnoreError();
+  if (ring().publish() && kick != nullptr) kick->signal().IgnoreError();
 }
 
 bool DriverQueue::collect(std::vector<VirtioDriver::Returned>& out) {
+  return collect_from(ring(), out);
+}
+
+bool DriverQueue::collect_from(SplitVirtqueue& ring,
+                               std::vector<VirtioDriver::Returned>& out) {
   std::array<RingCompletion, 64> batch;
   while (true) {
-    const absl::StatusOr<size_t> count = ring_->poll(batch);
+    const absl::StatusOr<size_t> count = ring.poll(batch);
     if (!count.ok()) return false;
     for (size_t i = 0; i < *count; ++i) {
       out.push_back({index_, batch[i].cookie, true, batch[i].written});
@@ -165,27 +228,39 @@ bool DriverQueue::collect(std::vector<VirtioDriver::Returned>& out) {
 }
 
 void DriverQueue::take_back(std::vector<VirtioDriver::Returned>& out) {
-  collect(out);
-  for (const uint64_t cookie : ring_->take_back()) {
-    out.push_back({index_, cookie, false, 0});
+  std::vector<std::shared_ptr<DriverRing>> rings;
+  {
+    absl::MutexLock lock(&mutex_);
+    rings.swap(left_);
+    if (held_ != nullptr && held_ != current_) rings.push_back(held_);
+    rings.push_back(current_);
+  }
+  for (const std::shared_ptr<DriverRing>& each : rings) {
+    collect_from(each->ring(), out);
+    for (const uint64_t cookie : each->ring().take_back()) {
+      out.push_back({index_, cookie, false, 0});
+    }
   }
 }
 
-void DriverQueue::abandon_memory() {
-  memory_.abandon();
-  tables_.abandon();
-}
+void DriverQueue::abandon_memory() { current()->abandon_memory(); }
 
 // ---------------------------------------------------------------------------
 
 QueueHandle::QueueHandle(std::shared_ptr<DriverQueue> queue)
-    : queue_(std::move(queue)),
-      ring_(&queue_->ring()),
-      lost_(&queue_->lost_flag()) {}
+    : queue_(std::move(queue)), held_(queue_->hold()) {
+  point_at_ring();
+}
+
+void QueueHandle::point_at_ring() {
+  ring_ = &held_->ring();
+  lost_ = &held_->lost_flag();
+}
 
 QueueHandle& QueueHandle::operator=(QueueHandle&& other) noexcept {
   QueueHandle taken(std::move(other));
   std::swap(queue_, taken.queue_);
+  std::swap(held_, taken.held_);
   std::swap(ring_, taken.ring_);
   std::swap(lost_, taken.lost_);
   return *this;
@@ -207,12 +282,21 @@ absl::Status QueueHandle::kick() {
 
 FdRef QueueHandle::call_fd() const { return queue_->call_fd(); }
 bool QueueHandle::take_signal() const { return queue_->take_signal(); }
-absl::Status QueueHandle::lost_status() const { return queue_->lost_status(); }
+absl::Status QueueHandle::lost_status() const { return held_->lost_status(); }
+bool QueueHandle::renewable() const { return held_->replaced(); }
+
+bool QueueHandle::renew() {
+  if (!renewable() || !queue_->owned_by_caller()) return false;
+  held_ = queue_->hold();
+  point_at_ring();
+  return true;
+}
 
 absl::Status QueueHandle::release() {
   if (queue_ == nullptr) return absl::OkStatus();
   VHOST_RETURN_IF_ERROR(queue_->release());
   queue_ = nullptr;
+  held_ = nullptr;
   ring_ = nullptr;
   lost_ = nullptr;
   return absl::OkStatus();

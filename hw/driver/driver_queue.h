@@ -21,25 +21,67 @@
 
 namespace vhost {
 
-// One queue of a started device: its ring, the memory below it, who owns it
-// and how it is notified.  Shared by the driver and the handle; whoever lets go
-// last frees the memory.
+struct DriverQueueOptions {
+  QueueIndex index{};
+  uint32_t depth = 0;
+  bool event_index = false;
+  uint32_t indirect_entries = 0;  // 0: no tables.
+};
+
+// A ring and the memory below it.  Used by the queue's owner; lose() and what
+// it sets: any thread.
+class DriverRing {
+ public:
+  // Errors: as SplitVirtqueue::create and DmaMemory::allocate.
+  static absl::StatusOr<std::shared_ptr<DriverRing>> create(
+      DmaMemory& memory, const DriverQueueOptions& options);
+
+  SplitVirtqueue& ring() { return *ring_; }
+  // As the device is told of it; the vector has the queue's number.
+  VirtqueueConfig config(QueueIndex index) const;
+
+  // The device does not work on it any more, because of `why`; the first reason
+  // counts.  `replaced`: there is another one in its place.
+  void lose(const absl::Status& why, bool replaced);
+  bool lost() const { return lost_.load(std::memory_order_acquire); }
+  const std::atomic<bool>& lost_flag() const { return lost_; }
+  bool replaced() const { return replaced_.load(std::memory_order_acquire); }
+  absl::Status lost_status() const;
+
+  // Keeps the memory from ever being used again: the device may write to it.
+  void abandon_memory();
+
+ private:
+  DriverRing(DmaBuffer memory, DmaBuffer tables,
+             std::unique_ptr<SplitVirtqueue> ring);
+
+  const SplitRingLayout layout_;
+  DmaBuffer memory_;
+  DmaBuffer tables_;  // Indirect; may be none.
+  const std::unique_ptr<SplitVirtqueue> ring_;
+
+  std::atomic<bool> lost_ = false;
+  std::atomic<bool> replaced_ = false;
+  mutable absl::Mutex mutex_;
+  absl::Status lost_status_ ABSL_GUARDED_BY(mutex_);
+};
+
+// One queue of a started device: its ring, who owns it and how it is notified.
+// Shared by the driver and the handle.
+//
+// The ring is another one after the device had to be reset; the owner stays on
+// the old one until it asks for the new one (hold()).
 class DriverQueue {
  public:
-  struct Options {
-    QueueIndex index{};
-    uint32_t depth = 0;
-    bool event_index = false;
-    uint32_t indirect_entries = 0;  // 0: no tables.
-  };
+  using Options = DriverQueueOptions;
   // Errors: as SplitVirtqueue::create and DmaMemory::allocate.
   static absl::StatusOr<std::shared_ptr<DriverQueue>> create(
       DmaMemory& memory, const Options& options);
 
   QueueIndex index() const { return index_; }
-  SplitVirtqueue& ring() { return *ring_; }
-  // As the device is told of it; the vector has the queue's number.
-  VirtqueueConfig config() const;
+  // The ring that the device works on.  Closed queues.
+  SplitVirtqueue& ring() { return current()->ring(); }
+  VirtqueueConfig config() const { return current()->config(index_); }
 
   // -- Ownership: any thread ----------------------------------------------
 
@@ -58,6 +100,17 @@ class DriverQueue {
   absl::Status close();
   // Undoes close().
   void reopen();
+  // The owner: the ring that is current now.
+  std::shared_ptr<DriverRing> hold();
+
+  // -- Another ring -------------------------------------------------------
+
+  // Puts an empty ring in place of the current one, which is lost because of
+  // `why`; its memory is used again only if the device is `quiet`.  Wakes the
+  // owner.  Loop thread.
+  // Errors: as create(); nothing happened.
+  absl::Status replace_ring(DmaMemory& memory, const absl::Status& why,
+                            bool quiet);
 
   // -- Notification ---------------------------------------------------------
 
@@ -66,6 +119,8 @@ class DriverQueue {
   void set_call(const EventNotifier* call) { call_.store(call); }
   // The owner, or any thread that knows the device is not being unbound.
   absl::Status signal_kick() const;
+  // The loop's thread: as if the owner had submitted something.
+  void signal_kick_on_loop() const;
   void signal_call() const;
   FdRef call_fd() const;
   bool take_signal() const;
@@ -73,9 +128,7 @@ class DriverQueue {
   // The device is gone, because of `why`; the first reason counts.  Wakes an
   // owner that sleeps.  Loop thread or owner.
   void mark_lost(const absl::Status& why);
-  bool lost() const { return lost_.load(std::memory_order_acquire); }
-  const std::atomic<bool>& lost_flag() const { return lost_; }
-  absl::Status lost_status() const;
+  bool lost() const { return current()->lost(); }
 
   // -- The end: closed queues ---------------------------------------------
 
@@ -83,20 +136,21 @@ class DriverQueue {
   void publish();
   // Moves finished requests to `out`.  False once the ring is broken.
   bool collect(std::vector<VirtioDriver::Returned>& out);
-  // collect(), then takes the rest back as cancelled.
+  // collect(), then takes the rest back as cancelled; that of rings which were
+  // replaced and whose owner does not know it yet, too.
   void take_back(std::vector<VirtioDriver::Returned>& out);
   // Keeps the memory from ever being used again: the device may write to it.
   void abandon_memory();
 
  private:
-  DriverQueue(QueueIndex index, DmaBuffer memory, DmaBuffer tables,
-              std::unique_ptr<SplitVirtqueue> ring);
+  DriverQueue(const Options& options, std::shared_ptr<DriverRing> ring);
+
+  std::shared_ptr<DriverRing> current() const;
+  bool collect_from(SplitVirtqueue& ring,
+                    std::vector<VirtioDriver::Returned>& out);
 
   const QueueIndex index_;
-  const SplitRingLayout layout_;
-  DmaBuffer memory_;
-  DmaBuffer tables_;  // Indirect; may be none.
-  const std::unique_ptr<SplitVirtqueue> ring_;
+  const Options options_;
 
   std::atomic<const EventNotifier*> kick_ = nullptr;
   std::atomic<const EventNotifier*> call_ = nullptr;
@@ -105,8 +159,10 @@ class DriverQueue {
   // Written under mutex_; no thread's id: nobody's.
   std::atomic<std::thread::id> owner_ = std::thread::id();
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
-  std::atomic<bool> lost_ = false;
-  absl::Status lost_status_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<DriverRing> current_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<DriverRing> held_ ABSL_GUARDED_BY(mutex_);  // The owner's.
+  // Replaced before their owner knew, which is gone.
+  std::vector<std::shared_ptr<DriverRing>> left_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace vhost

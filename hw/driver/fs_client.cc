@@ -160,10 +160,11 @@ size_t FsClient::wait(std::span<FsCompletion> out) {
   size_t count = impl.poll(out);
   while (count == 0 && impl.in_flight() != 0) {
     const MonotonicTime now = clock_now();
-    if (now - begin >= impl.options.stall_timeout) {
-      impl.give_up(now - begin);
+    const MonotonicTime since = impl.driver.counts_from(begin);
+    if (now - since >= impl.options.stall_timeout) {
+      impl.give_up(now - since);
     } else {
-      impl.sleep(begin + impl.options.stall_timeout);
+      impl.sleep(since + impl.options.stall_timeout);
       impl.driver.turn_loop();
     }
     count = impl.poll(out);

@@ -49,7 +49,7 @@ FsQueue::FsQueue(QueueHandle handle, DmaBuffer memory, uint32_t depth)
 
 FsQueue::~FsQueue() {
   const bool quiet = failure_.ok() || absl::IsUnavailable(failure_) ||
-                     absl::IsCancelled(failure_);
+                     absl::IsCancelled(failure_) || outcome_unknown(failure_);
   if (in_flight_ != 0 || !quiet) memory_.abandon();
 }
 

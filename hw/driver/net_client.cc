@@ -134,7 +134,8 @@ NetClient::~NetClient() {
     const bool over =
         absl::IsFailedPrecondition(queue.handle().ring().status());
     const bool stopped = over && confirmed && lost.ok();
-    if (!stopped && !absl::IsUnavailable(lost)) queue.abandon_memory();
+    const bool gone = absl::IsUnavailable(lost) || outcome_unknown(lost);
+    if (!stopped && !gone) queue.abandon_memory();
   });
 }
 

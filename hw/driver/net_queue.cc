@@ -48,7 +48,7 @@ absl::Status NetSendQueue::send(std::span<const std::byte> frame,
         absl::StrCat(in_flight_, " frames under way: poll first"));
   }
   const uint32_t slot = free_.back();
-  SplitVirtqueue::Request request = ring_.begin(1, slot);
+  SplitVirtqueue::Request request = ring_->begin(1, slot);
   if (!request.ok()) return request.status();
   const DmaSpan to = buffer(slot);
   // A header of zeros: no offload, nothing left to do.
@@ -74,14 +74,19 @@ size_t NetSendQueue::poll(std::span<NetSent> out) {
     free_.push_back(slot);
     --in_flight_;
   }
-  if (failure_.ok()) return count;
+  if (failure_.ok() && ended().ok()) return count;
+  const absl::Status& why = failure_.ok() ? ended() : failure_;
   for (; failed_slot_ < slots_.size() && count < out.size(); ++failed_slot_) {
     Slot& slot = slots_[failed_slot_];
     if (!slot.in_flight) continue;
     slot.in_flight = false;
+    free_.push_back(failed_slot_);
     --in_flight_;
-    out[count++] = {slot.cookie, failure_};
+    out[count++] = {slot.cookie, why};
   }
+  // Some were sent between two polls.
+  if (failure_.ok() && failed_slot_ == slots_.size()) failed_slot_ = 0;
+  if (failure_.ok() && in_flight_ == 0) renew();
   return count;
 }
 
@@ -95,9 +100,7 @@ absl::StatusOr<std::unique_ptr<NetReceiveQueue>> NetReceiveQueue::create(
   if (!buffers.ok()) return buffers.status();
   std::unique_ptr<NetReceiveQueue> out(new NetReceiveQueue(
       std::move(handle), *std::move(buffers), options, mergeable));
-  for (uint64_t slot = 0; slot < options.buffers; ++slot) {
-    VHOST_RETURN_IF_ERROR(out->offer(slot));
-  }
+  VHOST_RETURN_IF_ERROR(out->offer_all());
   return out;
 }
 
@@ -108,8 +111,15 @@ NetReceiveQueue::NetReceiveQueue(QueueHandle handle, DmaBuffer memory,
       buffers_(options.buffers),
       mergeable_(mergeable) {}
 
+absl::Status NetReceiveQueue::offer_all() {
+  for (uint64_t slot = 0; slot < buffers_; ++slot) {
+    VHOST_RETURN_IF_ERROR(offer(slot));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status NetReceiveQueue::offer(uint64_t slot) {
-  SplitVirtqueue::Request request = ring_.begin(1, slot);
+  SplitVirtqueue::Request request = ring_->begin(1, slot);
   if (!request.ok()) return request.status();
   VHOST_RETURN_IF_ERROR(request.add_writable(buffer(slot).gpa, buffer_size_));
   return request.submit();
@@ -121,14 +131,18 @@ size_t NetReceiveQueue::receive(std::span<NetFrame> out, uint32_t pair) {
     const std::optional<RingCompletion> first = next();
     if (!first.has_value()) break;
     const absl::Status whole = assemble(*first, out[count]);
+    if (!ended().ok()) break;
     if (!whole.ok()) {
       failure_ = annotate(whole, name_of(handle_));
       break;
     }
     out[count++].pair = pair;
   }
+  // Only a ring that has ended refuses, which next() tells.
+  const bool renewed = !ended().ok() && renew();
+  if (renewed) offer_all().IgnoreError();
   // A kick that cannot be given shows as frames that do not arrive.
-  if (count != 0) handle_.kick().IgnoreError();
+  if (count != 0 || renewed) handle_.kick().IgnoreError();
   return count;
 }
 

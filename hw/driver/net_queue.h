@@ -18,7 +18,8 @@
 namespace vhost {
 
 // Frames on their way out.  Every one that send() took comes out of poll()
-// once.
+// once; after a reset of the device as outcome_unknown(), and the queue goes
+// on.
 class NetSendQueue final : public BufferQueue {
  public:
   static absl::StatusOr<std::unique_ptr<NetSendQueue>> create(
@@ -50,13 +51,15 @@ class NetReceiveQueue final : public BufferQueue {
       DmaMemory& memory, QueueHandle handle, const NetClient::Options& options,
       bool mergeable);
 
-  // Hands the emptied buffers back, too.
+  // Hands the emptied buffers back, too; all of them after a reset of the
+  // device.
   size_t receive(std::span<NetFrame> out, uint32_t pair);
 
  private:
   NetReceiveQueue(QueueHandle handle, DmaBuffer memory,
                   const NetClient::Options& options, bool mergeable);
 
+  absl::Status offer_all();
   absl::Status offer(uint64_t slot);
   void append(const RingCompletion& piece, size_t skip, NetFrame& out);
   absl::Status assemble(const RingCompletion& first, NetFrame& out);

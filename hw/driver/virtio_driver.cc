@@ -28,6 +28,7 @@ VirtioDriver::VirtioDriver(VhostContext& context, DmaMemory& memory,
   device.init_timeout = chosen.init_timeout;
   device.start_timeout = chosen.start_timeout;
   device.drain_timeout = chosen.stop_timeout;
+  device.reconnect = chosen.reconnect;
   impl_->dev =
       std::make_unique<VhostDev>(context, std::move(ops), *impl_, *impl_,
                                  *impl_, chosen.services, std::move(device));
@@ -126,15 +127,11 @@ const VirtioDriver::Stopped& VirtioDriver::last_stop() const {
 
 void VirtioDriver::abandon(const absl::Status& why) {
   impl_->lose(why);
-  if (impl_->context.loop().on_loop_thread()) {
-    impl_->device_status |= kStatusNeedsReset;
-    return impl_->dev->force_stop([](const absl::Status&) {});
-  }
+  if (impl_->context.loop().on_loop_thread()) return impl_->give_up();
   impl_->context.loop().post([weak = std::weak_ptr(impl_->self), why] {
     const std::shared_ptr<Impl*> impl = weak.lock();
     if (impl == nullptr) return;
-    (*impl)->device_status |= kStatusNeedsReset;
-    (*impl)->dev->force_stop([](const absl::Status&) {});
+    (*impl)->give_up();
   });
 }
 
@@ -191,8 +188,9 @@ const VirtioDriver::Started& VirtioDriver::started() const {
 }
 uint8_t VirtioDriver::status() const { return impl_->device_status; }
 bool VirtioDriver::running() const {
-  return (impl_->device_status & kStatusDriverOk) != 0 &&
-         impl_->check_usable().ok();
+  const uint8_t bits = kStatusDriverOk | kStatusNeedsReset;
+  return (impl_->device_status & bits) == kStatusDriverOk &&
+         (impl_->options.reconnect.has_value() || impl_->check_usable().ok());
 }
 
 void VirtioDriver::turn_loop() {

@@ -67,7 +67,7 @@ absl::Status VirtioDriver::read_config(uint32_t offset,
         impl_->options.config_timeout);
     if (!status.ok() || before == impl_->generation) break;
   }
-  impl_->operation = {};
+  impl_->over();
   return status;
 }
 
@@ -94,7 +94,7 @@ void VirtioDriver::Impl::read_config_again(uint32_t offset,
         if (status.ok() && before != generation && tries > 1) {
           return read_config_again(offset, out, tries - 1, std::move(done));
         }
-        operation = {};
+        over();
         done(std::move(status));
       });
 }
@@ -110,7 +110,7 @@ absl::Status VirtioDriver::write_config(uint32_t offset,
                                std::move(done));
       },
       impl_->options.config_timeout);
-  impl_->operation = {};
+  impl_->over();
   return status;
 }
 
@@ -126,7 +126,7 @@ void VirtioDriver::write_config(uint32_t offset,
   impl_->dev->set_config(offset, bytes, ConfigWriter::kDriver,
                          impl_->then(
                              [this](absl::Status written) {
-                               impl_->operation = {};
+                               impl_->over();
                                return written;
                              },
                              std::move(done)));

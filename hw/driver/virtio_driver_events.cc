@@ -119,10 +119,18 @@ void VirtioDriver::Impl::memory_refused(const absl::Status& why) {
 }
 
 void VirtioDriver::Impl::broken(const absl::Status& why) {
-  // A reset may have brought it back before this was delivered.
+  const bool comes_back = options.reconnect.has_value() &&
+                          (device_status & kStatusDriverOk) != 0 &&
+                          (device_status & kStatusNeedsReset) == 0;
+  if (comes_back) quiet_loss = absl::IsUnavailable(why);
+  // A reset, or an attempt, may have brought it back before this was delivered.
   if (dev->state() == DeviceState::kBroken) {
-    device_status |= kStatusNeedsReset;
-    lose(why);
+    if (comes_back) {
+      go_away();
+    } else {
+      device_status |= kStatusNeedsReset;
+      lose(why);
+    }
   }
   if (options.events != nullptr) options.events->broken(why);
 }

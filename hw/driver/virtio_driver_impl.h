@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <span>
@@ -41,6 +42,8 @@ struct VirtioDriver::Impl final : public VirtioDevice,
   absl::Status begin(absl::string_view name);
   // What begin() began is over; `status` with its name in front.
   absl::Status end(const absl::Status& status);
+  // The same without a word about it.
+  void over();
 
   // The blocking and the asynchronous way through an operation.
   absl::Status run(absl::FunctionRef<void(Completion)> launch,
@@ -114,7 +117,22 @@ struct VirtioDriver::Impl final : public VirtioDevice,
   void vring_error(std::optional<QueueIndex> vq) override;
   void memory_refused(const absl::Status& why) override;
   void broken(const absl::Status& why) override;
+  void reconnected() override;
+  void needs_reset(const absl::Status& why) override;
+  void gave_up(const absl::Status& why) override;
   void migration_blockers_changed() override;
+
+  // -- A back-end that goes away and comes back ----------------------------
+
+  void go_away();
+  bool away() const;
+  void come_back();
+  void restart();
+  void start_again(absl::Status status);
+  void finish_restart(const absl::Status& status);
+  void drop_restart();
+  // The end of the back-end, and of trying to get another.
+  void give_up();
 
   // -------------------------------------------------------------------------
 
@@ -137,6 +155,17 @@ struct VirtioDriver::Impl final : public VirtioDevice,
   Started counts;
   Stopped stopped;
   uint32_t generation = 0;
+
+  static constexpr absl::string_view kRestart = "restart";
+  bool in_restart = false;     // A stop or reset begins in the middle of one.
+  bool restart_due = false;    // As soon as nothing is in its way.
+  bool restart_again = false;  // The one under way comes to nothing.
+  uint64_t restarts = 0;       // The one under way; others are forgotten.
+  bool quiet_loss = false;     // The last back-end was gone, not just given up.
+  // Since when the back-end is there, in nanoseconds of the steady clock; for
+  // any thread.
+  static constexpr int64_t kAway = std::numeric_limits<int64_t>::max();
+  std::atomic<int64_t> there_since = 0;
 
   mutable absl::Mutex mutex;
   Queues queues ABSL_GUARDED_BY(mutex);

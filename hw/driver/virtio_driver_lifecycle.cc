@@ -57,6 +57,10 @@ absl::Status VirtioDriver::Impl::begin(absl::string_view name) {
   absl::string_view problem;
   if (!context.loop().on_loop_thread()) {
     problem = ": called on another thread than the loop's";
+  } else if (operation == kRestart && (name == "stop" || name == "reset")) {
+    in_restart = true;
+    operation = name;
+    return absl::OkStatus();
   } else if (!operation.empty()) {
     problem = " in progress";
   } else {
@@ -68,7 +72,12 @@ absl::Status VirtioDriver::Impl::begin(absl::string_view name) {
 }
 
 absl::Status VirtioDriver::Impl::end(const absl::Status& status) {
-  const absl::string_view name = std::exchange(operation, "");
+  const absl::string_view name = operation;
+  if (std::exchange(in_restart, false)) {
+    operation = kRestart;
+  } else {
+    over();
+  }
   return annotate(status, absl::StrCat(options.name, ": ", name));
 }
 
@@ -114,6 +123,10 @@ absl::Status VirtioDriver::Impl::check_usable() const {
 absl::Status VirtioDriver::Impl::prepare_reset(FeatureSet wanted_features) {
   const absl::Status status = close_queues();
   if (!status.ok()) return end(status);
+  // The reset that is part of a restart, or its start.
+  const bool cut_short = in_restart;
+  drop_restart();
+  if (cut_short) dev->cancel();
   wanted = wanted_features;
   if (!all_queues().empty()) stopped = {};
   if (dev->state() == DeviceState::kBroken) {
@@ -125,6 +138,7 @@ absl::Status VirtioDriver::Impl::prepare_reset(FeatureSet wanted_features) {
 void VirtioDriver::Impl::launch_reset(Completion done) {
   const DeviceState state = dev->state();
   if (state == DeviceState::kCreated || state == DeviceState::kBroken) {
+    if (options.reconnect.has_value()) dev->stop_reconnecting();
     return dev->init(std::move(done));
   }
   dev->reset(std::move(done));
@@ -134,9 +148,10 @@ absl::Status VirtioDriver::Impl::finish_reset(const absl::Status& status) {
   const bool quiet = status.ok() || absl::IsUnavailable(dev->broken_status());
   drop_queues(quiet);
   device_status = 0;
+  there_since.store(0);
   agreed = {};
   const absl::Status outcome = status.ok() ? end(negotiate()) : status;
-  operation = {};
+  over();
   if (!outcome.ok()) device_status |= kStatusFailed;
   agreed_low.store(agreed.features.low());
   agreed_high.store(agreed.features.high());
@@ -233,7 +248,7 @@ absl::StatusOr<VirtioDriver::Impl::Queues> VirtioDriver::Impl::make_queues(
 }
 
 absl::Status VirtioDriver::Impl::finish_start(const absl::Status& status) {
-  operation = {};
+  over();
   if (status.ok()) {
     device_status |= kStatusDriverOk;
     absl::MutexLock lock(&mutex);
@@ -254,12 +269,13 @@ absl::Status VirtioDriver::Impl::finish_start(const absl::Status& status) {
 absl::Status VirtioDriver::Impl::prepare_stop() {
   const absl::Status status = close_queues();
   if (!status.ok()) return end(status);
+  drop_restart();
   stopped = {};
   return absl::OkStatus();
 }
 
 bool VirtioDriver::Impl::drained() {
-  if (dev->state() != DeviceState::kRunning) return true;
+  if (dev->state() != DeviceState::kRunning && !away()) return true;
   bool all = true;
   for (const std::shared_ptr<DriverQueue>& queue : all_queues()) {
     queue->publish();
@@ -295,10 +311,11 @@ void VirtioDriver::Impl::drain_on_loop(MonotonicTime deadline,
 }
 
 void VirtioDriver::Impl::finish_stop(const absl::Status& status) {
-  operation = {};
+  over();
   stopped.status = status;
   drop_queues(status.ok() || absl::IsUnavailable(dev->broken_status()));
   device_status = 0;
+  there_since.store(0);
   counts = {};
 }
 

@@ -81,6 +81,7 @@ struct VsockClient::Impl {
   template <typename Visit>
   void for_each_queue(const Visit& visit);
   void fail(const absl::Status& why);
+  void begin_anew();
   size_t take_packets();
   bool take_events();
   void take_config();
@@ -171,7 +172,8 @@ VsockClient::~VsockClient() {
     const bool over =
         absl::IsFailedPrecondition(queue.handle().ring().status());
     const bool stopped = over && confirmed && lost.ok();
-    if (!stopped && !absl::IsUnavailable(lost)) queue.abandon_memory();
+    const bool gone = absl::IsUnavailable(lost) || outcome_unknown(lost);
+    if (!stopped && !gone) queue.abandon_memory();
   });
 }
 
@@ -238,8 +240,22 @@ void VsockClient::Impl::send_answers() {
   }
 }
 
+// A device that was reset knows no connection.
+void VsockClient::Impl::begin_anew() {
+  bool any = false;
+  for_each_queue([&any](auto& queue) {
+    if (!queue.renewable()) return;
+    queue.begin_anew();
+    any = true;
+  });
+  if (!any) return;
+  streams.transport_reset(streams.guest_cid());
+  cid_unread = has_config();
+}
+
 size_t VsockClient::poll() {
   Impl& impl = *impl_;
+  impl.begin_anew();
   impl.sender->collect();
   // ORDER: a reset of the transport before the packets of the new one.
   const bool had_events = impl.take_events();

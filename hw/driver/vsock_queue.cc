@@ -21,9 +21,19 @@ absl::StatusOr<std::unique_ptr<VsockSendQueue>> VsockSendQueue::create(
 
 VsockSendQueue::VsockSendQueue(QueueHandle handle, DmaBuffer memory,
                                uint32_t depth, uint32_t buffer_size)
-    : BufferQueue(std::move(handle), std::move(memory), buffer_size) {
+    : BufferQueue(std::move(handle), std::move(memory), buffer_size),
+      depth_(depth) {
   free_.reserve(depth);
-  for (uint32_t slot = depth; slot != 0; --slot) free_.push_back(slot - 1);
+  free_all();
+}
+
+void VsockSendQueue::free_all() {
+  free_.clear();
+  for (uint32_t slot = depth_; slot != 0; --slot) free_.push_back(slot - 1);
+}
+
+void VsockSendQueue::begin_anew() {
+  if (renew()) free_all();
 }
 
 void VsockSendQueue::collect() {
@@ -36,7 +46,7 @@ absl::Status VsockSendQueue::send(const VsockHeader& header,
                                   std::span<const std::byte> payload) {
   VHOST_RETURN_IF_ERROR(failure_);
   const uint32_t slot = free_.back();
-  SplitVirtqueue::Request request = ring_.begin(1, slot);
+  SplitVirtqueue::Request request = ring_->begin(1, slot);
   if (!request.ok()) {
     const absl::Status why = request.status();
     // Looks at the ring: what ended it is known better there.
@@ -64,16 +74,34 @@ absl::StatusOr<std::unique_ptr<VsockReceiveQueue>> VsockReceiveQueue::create(
   absl::StatusOr<DmaBuffer> made =
       allocate(memory, handle, buffers, buffer_size);
   if (!made.ok()) return made.status();
-  std::unique_ptr<VsockReceiveQueue> out(
-      new VsockReceiveQueue(std::move(handle), *std::move(made), buffer_size));
-  for (uint64_t slot = 0; slot < buffers; ++slot) {
-    VHOST_RETURN_IF_ERROR(out->offer(slot));
-  }
+  std::unique_ptr<VsockReceiveQueue> out(new VsockReceiveQueue(
+      std::move(handle), *std::move(made), buffers, buffer_size));
+  VHOST_RETURN_IF_ERROR(out->offer_all());
   return out;
 }
 
+VsockReceiveQueue::VsockReceiveQueue(QueueHandle handle, DmaBuffer memory,
+                                     uint32_t buffers, uint32_t buffer_size)
+    : BufferQueue(std::move(handle), std::move(memory), buffer_size),
+      buffers_(buffers) {}
+
+absl::Status VsockReceiveQueue::offer_all() {
+  for (uint64_t slot = 0; slot < buffers_; ++slot) {
+    VHOST_RETURN_IF_ERROR(offer(slot));
+  }
+  return absl::OkStatus();
+}
+
+void VsockReceiveQueue::begin_anew() {
+  if (!renew()) return;
+  // Only a ring that has ended refuses, which next() tells; a kick that cannot
+  // be given shows as packets that do not arrive.
+  offer_all().IgnoreError();
+  handle_.kick().IgnoreError();
+}
+
 absl::Status VsockReceiveQueue::offer(uint64_t slot) {
-  SplitVirtqueue::Request request = ring_.begin(1, slot);
+  SplitVirtqueue::Request request = ring_->begin(1, slot);
   if (!request.ok()) return request.status();
   VHOST_RETURN_IF_ERROR(request.add_writable(buffer(slot).gpa, buffer_size_));
   return request.submit();

@@ -29,6 +29,8 @@ class VsockSendQueue final : public BufferQueue {
   void collect();
   // Packets that can be sent before collect() finds more room.
   size_t room() const { return free_.size(); }
+  // renewable(): all packets under way are forgotten.
+  void begin_anew();
   // `header`.length bytes of `payload` go with it; there is room.
   absl::Status send(const VsockHeader& header,
                     std::span<const std::byte> payload);
@@ -37,6 +39,9 @@ class VsockSendQueue final : public BufferQueue {
   VsockSendQueue(QueueHandle handle, DmaBuffer memory, uint32_t depth,
                  uint32_t buffer_size);
 
+  void free_all();
+
+  const uint32_t depth_;
   std::vector<uint32_t> free_;
 };
 
@@ -52,10 +57,17 @@ class VsockReceiveQueue final : public BufferQueue {
   // there is none now, or ever: failure().
   bool receive(std::vector<std::byte>& out);
 
- private:
-  using BufferQueue::BufferQueue;
+  // renewable(): what arrived is forgotten, all buffers are handed over again.
+  void begin_anew();
 
+ private:
+  VsockReceiveQueue(QueueHandle handle, DmaBuffer memory, uint32_t buffers,
+                    uint32_t buffer_size);
+
+  absl::Status offer_all();
   absl::Status offer(uint64_t slot);
+
+  const uint32_t buffers_;
 };
 
 }  // namespace vhost

@@ -106,6 +106,8 @@ struct BlkCompletion {
   // support the operation; kDataLoss: no sense in its answer; kUnavailable: the
   // back-end died; kDeadlineExceeded: nothing completed for stall_timeout.
   // After the last three the device may not have done it, or may do it yet.
+  // kAborted and outcome_unknown(): the device was reset meanwhile; the client
+  // goes on.
   absl::Status status;
 };
 
@@ -126,7 +128,8 @@ class BlkClient {
     WaitMode wait_mode = WaitMode::kPoll;
     uint32_t depth = 32;  // Requests in flight per queue, at most.
     // Requests in flight and none completed for this long: wait() gives the
-    // back-end up.
+    // back-end up.  Time without back-end (VirtioDriver::Options::reconnect)
+    // does not count.
     Duration stall_timeout = std::chrono::seconds(5);
   };
 

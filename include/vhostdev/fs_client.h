@@ -118,7 +118,8 @@ class FsClient {
   struct Options {
     uint32_t depth = 32;  // Requests in flight per queue, at most.
     // Requests in flight and none completed for this long: wait() gives the
-    // back-end up.
+    // back-end up.  Time without back-end (VirtioDriver::Options::reconnect)
+    // does not count.
     Duration stall_timeout = std::chrono::seconds(5);
     // Who asks, as the device is told.
     uint32_t uid = 0;
@@ -194,7 +195,9 @@ class FsClient {
   absl::Status release(uint64_t node, uint64_t handle);
   absl::Status forget(uint64_t node, uint64_t lookups = 1);
 
-  // OK, or why nothing can be submitted any more.
+  // OK, or why nothing can be submitted any more.  outcome_unknown(): the
+  // device was reset; nodes and handles of the session are gone, a new client
+  // works.
   const absl::Status& status() const;
 
  private:

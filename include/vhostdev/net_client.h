@@ -34,7 +34,8 @@ struct NetFrame {
 struct NetSent {
   uint64_t cookie = 0;
   // OK; kUnavailable: the back-end died; kCancelled: the device was stopped;
-  // kDataLoss: it broke the rules; kDeadlineExceeded: it was given up.
+  // kDataLoss: it broke the rules; kDeadlineExceeded: it was given up;
+  // outcome_unknown(): it was reset, and the client goes on.
   absl::Status status;
 };
 

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -17,6 +18,7 @@
 #include "vhostdev/dma_memory.h"
 #include "vhostdev/event_loop.h"
 #include "vhostdev/features.h"
+#include "vhostdev/reconnect.h"
 #include "vhostdev/split_virtqueue.h"
 #include "vhostdev/status.h"
 #include "vhostdev/vhost_context.h"
@@ -27,7 +29,13 @@
 namespace vhost {
 
 class DriverQueue;
+class DriverRing;
 class VirtioDriver;
+
+// Whether a request ended because the device had to be reset with the request
+// in flight (VirtioDriver::Options::reconnect): it was carried out, in part, or
+// not at all; it will not be any more.  Such a status is kAborted.
+bool outcome_unknown(const absl::Status& status);
 
 // Ownership of one queue: whoever holds it may use the ring, on the thread that
 // acquired it.  Released on destruction, which belongs to that thread too.
@@ -43,7 +51,7 @@ class [[nodiscard]] QueueHandle {
 
   bool valid() const { return queue_ != nullptr; }
 
-  // The ring.  Valid as long as the handle.
+  // The ring.  Valid as long as the handle, or until renew().
   SplitVirtqueue& ring() const { return *ring_; }
   QueueIndex index() const;
 
@@ -60,8 +68,16 @@ class [[nodiscard]] QueueHandle {
   // Whether the device is gone: nothing will complete any more that the ring
   // does not hold already.  Cheap.
   bool lost() const { return lost_->load(std::memory_order_acquire); }
-  // OK, or why: kUnavailable when the back-end died.
+  // OK, or why: kUnavailable when the back-end died; outcome_unknown() when
+  // renewable().
   absl::Status lost_status() const;
+
+  // Whether the ring is lost, but the device was set up again with an empty one
+  // in its place (VirtioDriver::Options::reconnect).
+  bool renewable() const;
+  // Takes that one: ring() is another, and what was in flight on the old one is
+  // over.  False: not renewable, or not the thread that acquired the queue.
+  bool renew();
 
   // Gives the queue back.
   // Errors: kFailedPrecondition  not the thread that acquired the queue: it
@@ -71,8 +87,10 @@ class [[nodiscard]] QueueHandle {
  private:
   friend class VirtioDriver;
   explicit QueueHandle(std::shared_ptr<DriverQueue> queue);
+  void point_at_ring();
 
   std::shared_ptr<DriverQueue> queue_;
+  std::shared_ptr<DriverRing> held_;
   SplitVirtqueue* ring_ = nullptr;
   const std::atomic<bool>* lost_ = nullptr;
 };
@@ -116,7 +134,22 @@ class VirtioDriver final {
     // waits for completions: the death of a back-end is then seen at once.
     EpollEventLoop* own_loop = nullptr;
 
-    BackendEvents* events = nullptr;      // Told what the driver is told.
+    // Empty: a lost back-end is lost until reset().  Otherwise the driver
+    // keeps its queues while it is away: requests in flight stay in flight,
+    // more are taken as long as the rings have room, and all of it goes on with
+    // the successor.  Where that does not know what its predecessor had done,
+    // the driver resets the device and starts it with empty rings of the same
+    // size; what was in flight is then outcome_unknown().
+    //
+    // Meanwhile stop(), reset() and destruction work as ever and do not wait
+    // for it, but for a stop(kDrain) and its `drain_timeout`; reading and
+    // writing the configuration is kFailedPrecondition.  Only a turning loop
+    // brings a back-end back.
+    std::optional<ReconnectPolicy> reconnect;
+
+    // Told what the driver is told.  After needs_reset(), reconnected() says
+    // that the device was reset and runs again.
+    BackendEvents* events = nullptr;
     BackendServices* services = nullptr;  // Null: everything is refused.
   };
 
@@ -226,7 +259,13 @@ class VirtioDriver final {
   const Started& started() const;
   // Device status bits (kStatusAcknowledge ...); 0 after a reset.
   uint8_t status() const;
+  // Whether requests are taken; so it is while the back-end is away.
   bool running() const;
+
+  // For a limit on how long requests may make no progress: what a wait that
+  // began at `begin` counts from.  Later than `begin` if the back-end came back
+  // since; now, while it is away.  Any thread.
+  MonotonicTime counts_from(MonotonicTime begin) const;
 
   // What there is to know, a line each: "status: ACKNOWLEDGE DRIVER ...".
   std::vector<std::string> describe() const;

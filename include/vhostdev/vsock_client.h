@@ -143,8 +143,9 @@ class VsockClient {
 
   // The connections are gone, as the event queue's transport reset says: closes
   // all streams with kAborted; from now on this guest is `guest_cid`.  Ports
-  // that listen stay.  poll() does it where there is an event queue, and when
-  // the configuration space says that the guest is another one.
+  // that listen stay.  poll() does it where there is an event queue, when the
+  // configuration space says that the guest is another one, and when the device
+  // was reset (VirtioDriver::Options::reconnect).
   void transport_reset(uint64_t guest_cid);
 
   // Packets that belong to no stream, and were answered with a reset.

@@ -87,19 +87,25 @@ absl::Status make_image(const std::string& path, uint64_t size) {
   return errno_status(errno, path);
 }
 
+std::vector<std::string> disk_command(DiskServer server,
+                                      const std::string& image,
+                                      const std::string& socket,
+                                      uint32_t queues) {
+  if (server == DiskServer::kQemu) {
+    const std::string blockdev = absl::StrCat(
+        "driver=file,node-name=disk,discard=unmap,filename=", image);
+    return qemu_command(blockdev, socket, queues);
+  }
+  return {program_of(server), absl::StrCat("--socket-path=", socket),
+          absl::StrCat("--blk-file=", image),
+          absl::StrCat("--queues=", queues)};
+}
+
 absl::StatusOr<std::unique_ptr<Process>> start_disk(DiskServer server,
                                                     const std::string& image,
                                                     const std::string& socket,
                                                     uint32_t queues) {
-  if (server == DiskServer::kQemu) {
-    const std::string blockdev = absl::StrCat(
-        "driver=file,node-name=disk,discard=unmap,filename=", image);
-    return start_and_wait(qemu_command(blockdev, socket, queues), socket);
-  }
-  return start_and_wait(
-      {program_of(server), absl::StrCat("--socket-path=", socket),
-       absl::StrCat("--blk-file=", image), absl::StrCat("--queues=", queues)},
-      socket);
+  return start_and_wait(disk_command(server, image, socket, queues), socket);
 }
 
 absl::StatusOr<std::unique_ptr<Process>> start_slow_disk(

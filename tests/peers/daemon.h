@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -24,6 +25,12 @@ absl::Status check_installed(DiskServer server);
 
 // Makes `path` a file of `size` zero bytes that take no room on disk.
 absl::Status make_image(const std::string& path, uint64_t size);
+
+// What start_disk() runs.
+std::vector<std::string> disk_command(DiskServer server,
+                                      const std::string& image,
+                                      const std::string& socket,
+                                      uint32_t queues);
 
 // Starts `server` on the file `image` with that many queues.  When it returns
 // the back-end accepts connections at `socket`.

@@ -55,6 +55,22 @@ TEST(CommandLine, HasTheDocumentedDefaults) {
   EXPECT_FALSE(options.json);
   EXPECT_FALSE(options.seconds.has_value());
   EXPECT_FALSE(options.size.has_value());
+  EXPECT_FALSE(options.reconnect);
+  EXPECT_FALSE(options.reconnect_timeout.has_value());
+}
+
+TEST(CommandLine, ReconnectsOnlyWhereABackEndCanComeBack) {
+  const Options options = options_of(
+      {"blk", "verify", "--listen=s", "--reconnect", "--reconnect-timeout=9"});
+  EXPECT_TRUE(options.reconnect);
+  EXPECT_EQ(options.reconnect_timeout, std::chrono::seconds(9));
+  EXPECT_THAT(error_of({"blk", "verify", "--fd=3", "--reconnect"}),
+              HasSubstr("--reconnect needs --socket or --listen"));
+  EXPECT_THAT(error_of({"blk", "verify", "--vdpa=p", "--reconnect"}),
+              HasSubstr("--reconnect needs --socket or --listen"));
+  EXPECT_THAT(
+      error_of({"blk", "verify", "--socket=s", "--reconnect-timeout=1"}),
+      HasSubstr("--reconnect-timeout needs --reconnect"));
 }
 
 TEST(CommandLine, TakesAValueBehindABlankOrAnEqualsSign) {
@@ -197,6 +213,8 @@ TEST(Help, OfTheProgramListsAllCommandsAndOptions) {
         "--size BYTES",
         "--seed S",
         "--seconds S",
+        "--reconnect",
+        "--reconnect-timeout SECONDS",
         "--repeat R",
         "--frames N"}) {
     EXPECT_THAT(help, HasSubstr(part));

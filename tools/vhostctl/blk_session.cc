@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <bit>
+#include <chrono>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -21,9 +23,16 @@ constexpr uint64_t kLargestRequest = uint64_t{64} << 10;
 constexpr uint64_t kSmallestRequest = uint64_t{4} << 10;
 constexpr uint64_t kMostBuffers = uint64_t{256} << 20;  // Bytes of them all.
 
-VirtioDriver::Options blk_driver_options(Session& session,
+// Between two tries of a first start.
+constexpr Duration kStartPause = std::chrono::milliseconds(20);
+
+VirtioDriver::Options blk_driver_options(Session& session, Outages& outages,
                                          const Options& options) {
   VirtioDriver::Options out = session.driver_options(options);
+  if (options.reconnect) {
+    out.reconnect.emplace().time = options.reconnect_timeout;
+    out.events = &outages;
+  }
   out.device_id = kDeviceIdBlock;
   out.max_queues = options.queues;
   out.config_size = kBlkConfigSize;
@@ -36,9 +45,10 @@ BlkSession::BlkSession(std::unique_ptr<Session> session,
                        std::unique_ptr<VhostOps> ops, const Options& options)
     : session_(std::move(session)),
       driver_(session_->context(), session_->memory(), std::move(ops),
-              blk_driver_options(*session_, options)),
+              blk_driver_options(*session_, outages_, options)),
       window_(options.queues * options.depth),
-      timeout_(options.timeout) {}
+      timeout_(options.timeout),
+      reconnect_(options.reconnect) {}
 
 absl::StatusOr<std::unique_ptr<BlkSession>> BlkSession::open(
     const Options& options) {
@@ -53,6 +63,21 @@ absl::StatusOr<std::unique_ptr<BlkSession>> BlkSession::open(
 }
 
 absl::Status BlkSession::start(const Options& options) {
+  const MonotonicTime deadline =
+      std::chrono::steady_clock::now() + options.timeout;
+  while (true) {
+    const absl::Status status = start_once(options);
+    const bool died = absl::IsUnavailable(status) ||
+                      driver_.device().state() == DeviceState::kBroken;
+    if (status.ok() || !options.reconnect || !died ||
+        std::chrono::steady_clock::now() >= deadline) {
+      return status;
+    }
+    std::this_thread::sleep_for(kStartPause);
+  }
+}
+
+absl::Status BlkSession::start_once(const Options& options) {
   const auto agreed = driver_.reset(kBlkWantedFeatures);
   if (!agreed.ok()) return agreed.status();
   const bool indirect = driver_.has(kFeatureIndirectDesc);
@@ -83,6 +108,8 @@ absl::Status BlkSession::close(const absl::Status& result) {
   }
   const auto stopped = driver_.stop(VirtioDriver::StopMode::kDrain, timeout_);
   if (!result.ok()) return result;
+  const bool died = stopped.ok() && absl::IsUnavailable(stopped->status);
+  if (reconnect_ && died) return absl::OkStatus();
   return stopped.ok() ? stopped->status : stopped.status();
 }
 

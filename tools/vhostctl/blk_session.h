@@ -6,6 +6,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "tools/vhostctl/outages.h"
 #include "tools/vhostctl/session.h"
 #include "vhostdev/blk_client.h"
 
@@ -14,7 +15,8 @@ namespace vhost::ctl {
 // A disk that is up and running: connected, negotiated, its queues started.
 class BlkSession {
  public:
-  // Uses --queues and --depth.
+  // Uses --queues and --depth; with --reconnect the disk stays over deaths of
+  // the back-end, and its first start is tried for --timeout.
   // Errors: kInvalidArgument  the device has fewer queues.
   static absl::StatusOr<std::unique_ptr<BlkSession>> open(
       const Options& options);
@@ -23,7 +25,8 @@ class BlkSession {
   ~BlkSession() = default;
 
   // Stops the device in order, unless it is lost, and returns `result`, or what
-  // went wrong with the stop if that was OK.  Last.
+  // went wrong with the stop if that was OK; with --reconnect a back-end that
+  // dies in the stop is no error.  Last.
   absl::Status close(const absl::Status& result);
 
   // Makes what was written durable; nothing may be in flight.
@@ -34,6 +37,7 @@ class BlkSession {
   const BlkConfig& config() const { return client_->config(); }
   DmaMemory& memory() { return session_->memory(); }
   VirtioDriver& driver() { return driver_; }
+  const Outages& outages() const { return outages_; }
 
   // Requests in flight at most, on all queues.
   uint32_t window() const { return window_; }
@@ -46,13 +50,16 @@ class BlkSession {
   BlkSession(std::unique_ptr<Session> session, std::unique_ptr<VhostOps> ops,
              const Options& options);
   absl::Status start(const Options& options);
+  absl::Status start_once(const Options& options);
 
   // ORDER: of destruction; each uses those before it.
   std::unique_ptr<Session> session_;
+  Outages outages_;
   VirtioDriver driver_;
   std::unique_ptr<BlkClient> client_;
   uint32_t window_;
   Duration timeout_;
+  bool reconnect_;
 };
 
 }  // namespace vhost::ctl

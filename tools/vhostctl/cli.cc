@@ -110,6 +110,13 @@ absl::Status check(const Options& options) {
   if (options.command == Command::kFsCat && options.file.empty()) {
     return absl::InvalidArgumentError("--file is needed");
   }
+  if (options.reconnect && !options.socket.has_value() &&
+      !options.listen.has_value()) {
+    return absl::InvalidArgumentError("--reconnect needs --socket or --listen");
+  }
+  if (options.reconnect_timeout.has_value() && !options.reconnect) {
+    return absl::InvalidArgumentError("--reconnect-timeout needs --reconnect");
+  }
   if (options.command == Command::kBenchStart && options.fd.has_value() &&
       options.repeat.value_or(1) > 1) {
     return absl::InvalidArgumentError("--fd can be used once: --repeat 1");

@@ -71,7 +71,9 @@ struct Options {
   std::optional<uint64_t> size;     // verify: bytes from 0; empty: the disk.
   std::optional<uint64_t> seed;     // Empty: a random one.
   std::optional<Duration> seconds;  // verify: empty: one pass.
-  std::optional<uint32_t> repeat;   // bench: empty: the default.
+  bool reconnect = false;           // verify: over deaths of the back-end.
+  std::optional<Duration> reconnect_timeout;  // Empty: never.
+  std::optional<uint32_t> repeat;             // bench: empty: the default.
 };
 
 struct HelpText {

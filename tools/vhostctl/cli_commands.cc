@@ -210,6 +210,20 @@ constexpr OptionSpec kSeconds = {
     [](Options& out, absl::string_view text) {
       return store(out.seconds, parse_seconds(text));
     }};
+constexpr OptionSpec kReconnect = {
+    "reconnect", nullptr,
+    "go on when the back-end dies; writes at random, which a journal checks "
+    "at the end, or after SIGINT",
+    [](Options& out, absl::string_view) {
+      out.reconnect = true;
+      return absl::OkStatus();
+    }};
+constexpr OptionSpec kReconnectTimeout = {
+    "reconnect-timeout", "SECONDS",
+    "with --reconnect: give up after so long without one (default: never)",
+    [](Options& out, absl::string_view text) {
+      return store(out.reconnect_timeout, parse_seconds(text));
+    }};
 constexpr OptionSpec kRepeat = {
     "repeat", "R", "connect, start and stop this often (default: 10)",
     [](Options& out, absl::string_view text) {
@@ -234,7 +248,8 @@ std::vector<CommandSpec> make_commands() {
        connected({})},
       {Command::kBlkVerify, "blk verify",
        "writes a pattern, flushes, reads it back and compares (destroys data)",
-       connected({&kSize, &kQueues, &kDepth, &kSeed, &kSeconds})},
+       connected({&kSize, &kQueues, &kDepth, &kSeed, &kSeconds, &kReconnect,
+                  &kReconnectTimeout})},
       {Command::kBlkCheckFile,
        "blk check-file",
        "looks for the pattern of blk verify in a file",
@@ -336,12 +351,12 @@ std::string help_text(absl::string_view words) {
   absl::StrAppend(&out, "options:\n");
   for (const OptionSpec* option : options) {
     absl::StrAppendFormat(
-        &out, "  --%-18s%s\n",
+        &out, "  --%-27s%s\n",
         absl::StrCat(option->name, option->value == nullptr ? "" : " ",
                      option->value == nullptr ? "" : option->value),
         option->help);
   }
-  absl::StrAppendFormat(&out, "  --%-18s%s\n", "help", "this text");
+  absl::StrAppendFormat(&out, "  --%-27s%s\n", "help", "this text");
   absl::StrAppend(&out,
                   "BYTES may end in K, M, G or T.  Exit status: 0 done, "
                   "1 failed, 2 wrong usage.\n");

@@ -18,6 +18,8 @@ absl::Status run_blk_flush(const Options& options);
 // Errors: kDataLoss  what was read is not what was written; the result is
 //                    printed all the same.
 absl::Status run_blk_verify(const Options& options);
+// The same with --reconnect.
+absl::Status run_blk_verify_reconnect(const Options& options);
 absl::Status run_blk_check_file(const Options& options);
 
 absl::Status run_fs_init(const Options& options);

@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-#include <sys/random.h>
-
 #include <cmath>
 #include <optional>
 #include <string>
@@ -17,23 +15,11 @@
 #include "tools/vhostctl/pattern.h"
 #include "tools/vhostctl/progress.h"
 #include "tools/vhostctl/transfer.h"
+#include "tools/vhostctl/verify_report.h"
 #include "vhostdev/status.h"
 
 namespace vhost::ctl {
 namespace {
-
-// A fresh seed each time: a pattern left behind by an earlier run must not pass
-// for this one's.
-uint64_t random_seed() {
-  uint64_t seed = 0;
-  // With so few bytes it is never interrupted; a time would do as well.
-  if (::getrandom(&seed, sizeof(seed), 0) != sizeof(seed)) {
-    seed = static_cast<uint64_t>(
-        std::chrono::steady_clock::now().time_since_epoch().count());
-  }
-  // As a JSON number it must survive readers that know only doubles.
-  return seed >> 11;
-}
 
 // What was found out.
 struct Findings {
@@ -85,18 +71,6 @@ absl::Status run_pass(BlkSession& disk, Transfer& transfer, uint64_t size,
   return absl::OkStatus();
 }
 
-absl::StatusOr<uint64_t> size_to_verify(const BlkSession& disk,
-                                        const Options& options) {
-  const uint64_t capacity = disk.config().capacity_bytes();
-  const uint64_t size = options.size.value_or(capacity);
-  if (size == 0 || size % kPatternBlock != 0 || size > capacity) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("size of ", size, " bytes: not a multiple of ",
-                     kPatternBlock, " from ", kPatternBlock, " to ", capacity));
-  }
-  return size;
-}
-
 // All passes.
 absl::Status verify(BlkSession& disk, Transfer& transfer, uint64_t seed,
                     const Options& options, Findings& findings) {
@@ -114,27 +88,6 @@ absl::Status verify(BlkSession& disk, Transfer& transfer, uint64_t seed,
   }
   findings.took = now - begun;
   return absl::OkStatus();
-}
-
-double in_us(Duration duration) {
-  const double us = std::chrono::duration<double, std::micro>(duration).count();
-  return std::round(us * 10) / 10;
-}
-
-double in_seconds(Duration duration) {
-  return std::chrono::duration<double>(duration).count();
-}
-
-Json latency_json(const LatencyHistogram& latency) {
-  Json out = Json::object();
-  out["min"] = in_us(latency.min());
-  out["mean"] = in_us(latency.mean());
-  out["p50"] = in_us(latency.percentile(50));
-  out["p90"] = in_us(latency.percentile(90));
-  out["p99"] = in_us(latency.percentile(99));
-  out["p999"] = in_us(latency.percentile(99.9));
-  out["max"] = in_us(latency.max());
-  return out;
 }
 
 // What is printed, as text or as it is.
@@ -196,6 +149,7 @@ absl::Status mismatch_error(const PatternErrors& errors, uint64_t bytes) {
 }  // namespace
 
 absl::Status run_blk_verify(const Options& options) {
+  if (options.reconnect) return run_blk_verify_reconnect(options);
   absl::StatusOr<std::unique_ptr<BlkSession>> disk = BlkSession::open(options);
   if (!disk.ok()) return disk.status();
   absl::StatusOr<std::unique_ptr<Transfer>> transfer = Transfer::create(**disk);
