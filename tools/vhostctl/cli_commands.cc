@@ -93,6 +93,12 @@ constexpr OptionSpec kJson = {"json", nullptr,
                                 out.json = true;
                                 return absl::OkStatus();
                               }};
+constexpr OptionSpec kJsonLines = {"json", nullptr,
+                                   "decode: print a JSON document in each line",
+                                   [](Options& out, absl::string_view) {
+                                     out.json = true;
+                                     return absl::OkStatus();
+                                   }};
 constexpr OptionSpec kDevice = {
     "device", "TYPE",
     "blk, net, fs, scsi, vsock, gpu or crypto (default: a guess)", set_device};
@@ -273,12 +279,13 @@ std::vector<CommandSpec> make_commands() {
        connected({&kQueues, &kRepeat})},
       {Command::kRecord,
        "record",
-       "sits between front-ends and a back-end and records all messages",
+       "sits between front-ends and a back-end and records all messages, until "
+       "SIGINT",
        {&kRecordListen, &kConnect, &kOutput}},
       {Command::kDecode,
        "decode",
        "prints what record recorded, a line for each message",
-       {&kJson},
+       {&kJsonLines},
        &kRecording},
   };
 }
