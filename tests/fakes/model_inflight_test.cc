@@ -185,6 +185,9 @@ TEST(ModelInflight, TakesAnAreaOf20BytesAndOf24) {
                {frame->fds[0]}, wire::kVersion | wire::kNeedReplyFlag);
     EXPECT_EQ(front.reply_u64(), 0u) << payload;
   }
+  front.send(Request::kSetInflightFd, wire::bytes_of(all).first(22),
+             {frame->fds[0]}, wire::kVersion | wire::kNeedReplyFlag);
+  EXPECT_EQ(front.reply_u64(), 1u);
 }
 
 // A file of two regions for 16 descriptors, whose second one is a lie.

@@ -34,6 +34,15 @@ wire::Inflight inflight_of(const ModelFrame& message) {
   return wire::read_prefix<wire::Inflight>(bytes).value_or(wire::Inflight{});
 }
 
+absl::Status check_size(const ModelFrame& message) {
+  const size_t size = message.payload.size();
+  if (size == wire::kInflightSpecSize || size == sizeof(wire::Inflight)) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("a payload of ", size, " bytes"));
+}
+
 // The size of the area that `about` describes, for a device of `queues`.
 absl::StatusOr<uint64_t> size_of(const wire::Inflight& about, size_t queues) {
   if (about.num_queues == 0 || about.num_queues > queues ||
@@ -68,6 +77,7 @@ bool ModelSession::leaves_inflight(uint64_t index) const {
 // The specification's 20 bytes, or the 24 that a C compiler makes of them:
 // answered as asked.
 ModelSession::Answer ModelSession::get_inflight_fd(ModelFrame& message) {
+  VHOST_RETURN_IF_ERROR(check_size(message));
   wire::Inflight about = inflight_of(message);
   const absl::StatusOr<uint64_t> size = size_of(about, vrings_.size());
   if (!size.ok()) return size.status();
@@ -84,6 +94,7 @@ ModelSession::Answer ModelSession::set_inflight_fd(ModelFrame& message) {
   if (!suspended()) {
     return absl::FailedPreconditionError("a ring is started");
   }
+  VHOST_RETURN_IF_ERROR(check_size(message));
   const wire::Inflight about = inflight_of(message);
   const absl::StatusOr<uint64_t> size = size_of(about, vrings_.size());
   if (!size.ok()) return size.status();
