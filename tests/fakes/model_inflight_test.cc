@@ -115,7 +115,7 @@ TEST(ModelInflight, DeathAfterAnyStoreIsSurvived) {
 TEST(ModelInflight, DeathAfterAnyStoreOfTheRecoveryIsSurvivedToo) {
   const uint64_t stores = live({});
   for (uint64_t kill = 1; kill <= stores; kill += 3) {
-    for (const uint64_t again : {1, 2, 3, 4, 6, 9}) {
+    for (const uint64_t again : {1u, 2u, 3u, 4u, 6u, 9u}) {
       live({kill, again});
       ASSERT_FALSE(HasFailure()) << "after stores " << kill << ", " << again;
     }
@@ -155,7 +155,7 @@ std::optional<ModelFrame> get_area(ModelFront& front, size_t payload) {
 TEST(ModelInflight, AnswersWithASealedAreaAsLongAsItWasAsked) {
   ModelFront front(options());
   front.set_up();
-  for (const size_t payload : {20, 24}) {
+  for (const size_t payload : {20u, 24u}) {
     const std::optional<ModelFrame> frame = get_area(front, payload);
     ASSERT_TRUE(frame.has_value());
     EXPECT_EQ(frame->payload.size(), payload);
@@ -180,7 +180,7 @@ TEST(ModelInflight, TakesAnAreaOf20BytesAndOf24) {
   const std::optional<ModelFrame> frame = get_area(front, 24);
   ASSERT_TRUE(frame.has_value());
   const wire::Inflight all = about(2, 16);
-  for (const size_t payload : {20, 24}) {
+  for (const size_t payload : {20u, 24u}) {
     front.send(Request::kSetInflightFd, wire::bytes_of(all).first(payload),
                {frame->fds[0]}, wire::kVersion | wire::kNeedReplyFlag);
     EXPECT_EQ(front.reply_u64(), 0u) << payload;
