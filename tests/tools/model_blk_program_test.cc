@@ -128,6 +128,8 @@ TEST_F(ModelBlkProgram, FailsWithOneLineWhenItCannotServe) {
       {socket, "--size=4096", "--fault=kindness"},
       {socket, "--size=4096", "--fault=used-id@soon"},
       {socket, "--size=4096", "--stop-before-message=soon"},
+      {socket, "--size=4096", "--die-after-store=0"},
+      {socket, "--size=4096", "--die-before-message=soon"},
       {socket, "--size=4096", "stray"},
       {socket, "--blk-file=" + dir_.file("missing")},
       {socket, "--blk-file=/"},

@@ -44,7 +44,7 @@ constexpr uint64_t kLong = 1'000'000;
 class Requests {
  public:
   explicit Requests(int count)
-      : count_(count), seen_(unsigned(count)), done_(unsigned(count)) {}
+      : count_(count), seen_(index(count)), done_(index(count)) {}
   std::optional<int> next() {
     if (made_ == count_) return std::nullopt;
     return made_++;
@@ -52,17 +52,21 @@ class Requests {
   bool all_seen() const { return completed_ == count_; }
   void work(int request) {
     ASSERT_LT(request, made_);
-    EXPECT_FALSE(seen_[request]) << "request " << request << " ran again";
-    done_[request] = true;
+    EXPECT_FALSE(seen_[index(request)])
+        << "request " << request << " ran again";
+    done_[index(request)] = true;
   }
   void complete(int request) {
-    ASSERT_TRUE(done_[request]) << "request " << request << " never ran";
-    ASSERT_FALSE(seen_[request]) << "request " << request << " seen twice";
-    seen_[request] = true;
+    ASSERT_TRUE(done_[index(request)]) << "request " << request << " never ran";
+    ASSERT_FALSE(seen_[index(request)])
+        << "request " << request << " seen twice";
+    seen_[index(request)] = true;
     ++completed_;
   }
 
  private:
+  static size_t index(int request) { return static_cast<size_t>(request); }
+
   int count_;
   int made_ = 0;
   int completed_ = 0;
@@ -194,7 +198,7 @@ struct PackedRing {
     ++made;
     room = static_cast<uint16_t>(room - count);
     *free = *request;
-    length[free - owner.begin()] = count;
+    length[static_cast<size_t>(free - owner.begin())] = count;
     for (uint16_t i = 0; i < count; ++i) {
       const uint16_t flags = avail.wrap ? kAvail : kUsed;
       desc[avail.index] = {

@@ -32,6 +32,10 @@ struct Options {
   // For tests, and not in kHelp: stops itself (SIGSTOP) when the message of
   // this number (from 0) of a connection came, before it is looked at.
   std::optional<uint64_t> stop_before_message;
+  // Of its life, counted from 1; 0: never.
+  uint64_t die_after_store = 0;
+  uint64_t die_before_message = 0;
+  uint64_t die_after_message = 0;
 };
 
 // Errors: kInvalidArgument  an option that does not exist, its value is wrong,
