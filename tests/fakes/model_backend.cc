@@ -78,7 +78,10 @@ class ModelBackend::Core {
   void config_changed();
 
   bool connected() const { return session_.has_value(); }
-  bool over() const { return !session_.has_value() && !listener_.valid(); }
+  bool over() const {
+    if (environment_.stores.dead()) return true;
+    return !session_.has_value() && !listener_.valid();
+  }
   const std::optional<ModelSession>& session() const { return session_; }
   ModelEnvironment& environment() { return environment_; }
 
@@ -184,6 +187,7 @@ nanoseconds ModelBackend::Core::quiet_time(nanoseconds limit) const {
 }
 
 void ModelBackend::Core::round() {
+  if (environment_.stores.dead()) return;
   bool knock = false;
   for (const ModelEvent& event : environment_.poller.ready()) {
     if (event.watch == ModelWatch::kListener) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/fakes/model_front.h"
 
+#include <poll.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -26,12 +27,12 @@ EventNotifier make_notifier() { return *EventNotifier::create(); }
 ModelFront::ModelFront(ModelOptions options, ModelBlkOptions disk) {
   make_memory();
   disk_ = *ModelBlk::on_memory(kDiskSize, std::move(disk));
-  connect(*disk_, std::move(options));
+  restart(*disk_, std::move(options));
 }
 
 ModelFront::ModelFront(ModelDevice& device, ModelOptions options) {
   make_memory();
-  connect(device, std::move(options));
+  restart(device, std::move(options));
 }
 
 void ModelFront::make_memory() {
@@ -41,7 +42,13 @@ void ModelFront::make_memory() {
   map_ = mapping_->data();
 }
 
-void ModelFront::connect(ModelDevice& device, ModelOptions options) {
+void ModelFront::use(UniqueFd socket) {
+  backend_.reset();
+  socket_.emplace(std::move(socket));
+}
+
+void ModelFront::restart(ModelDevice& device, ModelOptions options) {
+  backend_.reset();  // A device has one back-end at a time.
   backend_ = std::make_unique<ModelBackend>(&device, std::move(options));
   int ends[2] = {-1, -1};
   EXPECT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
@@ -128,6 +135,10 @@ bool ModelFront::until(const std::function<bool()>& done) {
   const auto deadline = std::chrono::steady_clock::now() + kPatience;
   while (!done()) {
     if (std::chrono::steady_clock::now() > deadline) return false;
+    if (backend_ == nullptr) {
+      ::poll(nullptr, 0, 1);
+      continue;
+    }
     EXPECT_TRUE(backend_->step(std::chrono::milliseconds(1)).ok());
   }
   return true;

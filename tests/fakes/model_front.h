@@ -40,6 +40,12 @@ class ModelFront {
   // The back-end is `device`, which outlives this, instead of a disk.
   ModelFront(ModelDevice& device, ModelOptions options);
 
+  // Ends the back-end, if it is ours, and connects to a new one.
+  void restart(ModelDevice& device, ModelOptions options);
+  // The same, to one that is served elsewhere at the other end of `socket`;
+  // there is no backend() then.
+  void use(UniqueFd socket);
+
   ModelBackend& backend() { return *backend_; }
   ModelBlk& disk() { return *disk_; }
   FdRef memory_fd() const { return memory_; }
@@ -100,7 +106,6 @@ class ModelFront {
 
  private:
   void make_memory();
-  void connect(ModelDevice& device, ModelOptions options);
 
   UniqueFd memory_;
   std::byte* map_ = nullptr;
@@ -163,6 +168,7 @@ class HandRing {
   // Makes `head` available and kicks.
   void offer(uint16_t head);
   void kick() { static_cast<void>(kick_.signal()); }
+  void take_kick_back() { static_cast<void>(kick_.test_and_clear()); }
   bool called() { return call_.test_and_clear(); }
   bool failed() { return err_.test_and_clear(); }
 

@@ -5,6 +5,7 @@
 #include <bit>
 #include <cstring>
 #include <limits>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -154,19 +155,35 @@ absl::StatusOr<std::optional<ModelRing::Taken>> ModelRing::take() {
         absl::StrCat("available index ", avail, " is ", waiting, " ahead of ",
                      next_avail_, " in a ring of ", num_));
   }
-  Taken taken;
-  taken.head = load_avail(next_avail_ % num_);
-  if (taken.head >= num_) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "descriptor ", taken.head, " is available in a ring of ", num_));
-  }
-  if (taken_[taken.head]) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "descriptor ", taken.head, " is available although it is in flight"));
-  }
-  VHOST_RETURN_IF_ERROR(walk(taken.head, taken.request));
-  taken_[taken.head] = true;
+  absl::StatusOr<Taken> taken = walk_from(load_avail(next_avail_ % num_));
+  if (!taken.ok()) return taken.status();
   ++next_avail_;
+  return *std::move(taken);
+}
+
+absl::StatusOr<ModelRing::Taken> ModelRing::walk_from(uint16_t head) {
+  if (head >= num_) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("descriptor ", head, " is available in a ring of ", num_));
+  }
+  if (taken_[head]) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "descriptor ", head, " is available although it is in flight"));
+  }
+  Taken taken;
+  taken.head = head;
+  VHOST_RETURN_IF_ERROR(walk(head, taken.request));
+  taken_[head] = true;
+  return taken;
+}
+
+void ModelRing::go_on(size_t in_flight) {
+  next_avail_ = static_cast<uint16_t>(next_used_ + in_flight);
+}
+
+absl::StatusOr<ModelRing::Taken> ModelRing::retake(uint16_t head) {
+  absl::StatusOr<Taken> taken = walk_from(head);
+  if (taken.ok()) taken->resubmitted = true;
   return taken;
 }
 
@@ -296,7 +313,11 @@ absl::Status ModelRing::give_back(const Taken& taken, uint32_t written,
     VHOST_RETURN_IF_ERROR(
         context_->log.check(addresses_->log, used_size(num_)));
   }
+  if (context_->stores != nullptr && !context_->stores->may_store()) {
+    return absl::CancelledError("killed");
+  }
   std::memcpy(used_ + offset, &elem, sizeof(elem));
+  if (context_->stores != nullptr) context_->stores->stored();
   if (addresses_->log_used) {
     VHOST_RETURN_IF_ERROR(
         context_->log.mark(addresses_->log + offset, sizeof(elem)));
@@ -328,9 +349,13 @@ absl::Status ModelRing::store_used(uint64_t offset, uint16_t value) {
     VHOST_RETURN_IF_ERROR(
         context_->log.check(addresses_->log + offset, sizeof(value)));
   }
+  if (context_->stores != nullptr && !context_->stores->may_store()) {
+    return absl::CancelledError("killed");
+  }
   // ORDER: the entries before the index that shows them.
   std::atomic_ref(*reinterpret_cast<uint16_t*>(used_ + offset))
       .store(value, std::memory_order_release);
+  if (context_->stores != nullptr) context_->stores->stored();
   if (!addresses_->log_used) return absl::OkStatus();
   return context_->log.mark(addresses_->log + offset, sizeof(value));
 }

@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "tests/fakes/model_memory.h"
 #include "vhostdev/features.h"
+#include "vhostdev/inflight.h"
 #include "vhostdev/testing/model_device.h"
 #include "vhostdev/testing/model_fault.h"
 
@@ -20,7 +21,8 @@ namespace vhost::testing {
 struct ModelRingContext {
   ModelMemory memory;
   ModelLog log;
-  FeatureSet features;  // As accepted by the front-end.
+  FeatureSet features;              // As accepted by the front-end.
+  StoreObserver* stores = nullptr;  // Of stores to used rings; or null.
 };
 
 struct ModelRingAddresses {
@@ -45,6 +47,7 @@ class ModelRing {
   // A request taken from the ring.
   struct Taken {
     uint16_t head = 0;
+    bool resubmitted = false;  // Another back-end had taken it.
     ModelRequest request;
   };
 
@@ -64,6 +67,13 @@ class ModelRing {
   absl::Status map();
   // Begins to work at base and used index.
   absl::Status begin();
+
+  // Goes on where a back-end left off that had `in_flight` requests, instead of
+  // at the base; each of them is then to be taken with retake().
+  void go_on(size_t in_flight);
+  absl::StatusOr<Taken> retake(uint16_t head);
+  // The used index as the driver sees it.
+  uint16_t published() const { return published_; }
 
   // The next request, if there is one.
   absl::StatusOr<std::optional<Taken>> take();
@@ -89,6 +99,7 @@ class ModelRing {
   bool has(unsigned feature) const { return context_->features.has(feature); }
   uint16_t load_avail(uint64_t index) const;
   UsedElem told(const Taken& taken, uint32_t written, ModelFault fault) const;
+  absl::StatusOr<Taken> walk_from(uint16_t head);
   absl::Status store_used(uint64_t offset, uint16_t value);
   absl::Status walk(uint16_t head, ModelRequest& request) const;
   absl::Status walk_indirect(const Desc& where, ModelRequest& request) const;

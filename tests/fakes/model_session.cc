@@ -69,6 +69,10 @@ const ModelSession::Rule ModelSession::rules[] = {
      kProtocolConfig},
     {Request::kResetDevice, 0, 0, 0, 0, false, &ModelSession::reset_device,
      kProtocolResetDevice, true},
+    {Request::kGetInflightFd, 20, 24, 0, 0, true,
+     &ModelSession::get_inflight_fd, kProtocolInflightShmfd},
+    {Request::kSetInflightFd, 20, 24, 1, 1, false,
+     &ModelSession::set_inflight_fd, kProtocolInflightShmfd},
     {Request::kVringKick, 8, 8, 0, 0, false, &ModelSession::vring_kick,
      kProtocolInbandNotifications},
     {Request::kGetMaxMemSlots, 0, 0, 0, 0, true,
@@ -104,12 +108,15 @@ uint64_t model_protocol_features(const ModelEnvironment& environment) {
   uint64_t all = environment.device->protocol_features();
   for (const unsigned bit :
        {kProtocolMq, kProtocolLogShmfd, kProtocolReplyAck, kProtocolBackendReq,
-        kProtocolConfig, kProtocolBackendSendFd, kProtocolResetDevice,
-        kProtocolConfigureMemSlots, kProtocolStatus}) {
+        kProtocolConfig, kProtocolBackendSendFd, kProtocolInflightShmfd,
+        kProtocolResetDevice, kProtocolConfigureMemSlots, kProtocolStatus}) {
     all |= user::bit_mask(bit);
   }
   if (options.inband_notifications) {
     all |= user::bit_mask(kProtocolInbandNotifications);
+  }
+  if (options.vring_base_inflight) {
+    all |= user::bit_mask(kProtocolGetVringBaseInflight);
   }
   return all & ~options.without_protocol_features;
 }
@@ -120,6 +127,7 @@ ModelSession::ModelSession(UniqueFd socket, ModelEnvironment* environment)
     vrings_.push_back(
         std::make_unique<ModelVring>(i, environment, this, &context_));
   }
+  context_.stores = &environment->stores;
   environment->device->accept_features({});
 }
 
@@ -151,11 +159,16 @@ absl::Status ModelSession::progress(ModelTime now) {
       if (hung_up_) return absl::UnavailableError("the front-end hung up");
       break;
     }
+    if (dead()) break;
     VHOST_RETURN_IF_ERROR(execute(*message_));
     message_.reset();
     for (const auto& vring : vrings_) vring->hold(false);
+    if (environment_->options.on_handled) {
+      environment_->options.on_handled(about_);
+    }
   }
   more_ = serve_rings(now);
+  if (dead()) return absl::CancelledError("killed");
   send_own_messages();
   watch_socket();
   return absl::OkStatus();
@@ -175,16 +188,15 @@ absl::Status ModelSession::receive(ModelTime now) {
   message_due_ = now;
   message_refused_ = false;
   ++environment_->counters.messages;
-  const ModelMessage about = {
-      .number = messages_++,
-      .request = message_->header.request,
-      .need_reply = (message_->header.flags & wire::kNeedReplyFlag) != 0,
-      .fds = message_->fds.size()};
+  about_ = {.number = messages_++,
+            .request = message_->header.request,
+            .need_reply = (message_->header.flags & wire::kNeedReplyFlag) != 0,
+            .fds = message_->fds.size()};
   if (!environment_->options.on_message) return absl::OkStatus();
-  const ModelVerdict verdict = environment_->options.on_message(about);
+  const ModelVerdict verdict = environment_->options.on_message(about_);
   if (verdict.kind == ModelVerdict::Kind::kHangUp) {
     return absl::CancelledError(
-        absl::StrCat("hung up before message ", about.number));
+        absl::StrCat("hung up before message ", about_.number));
   }
   message_refused_ = verdict.kind == ModelVerdict::Kind::kRefuse;
   message_due_ += verdict.delay;
@@ -202,7 +214,7 @@ bool ModelSession::quiet_for(const ModelFrame& message) {
     case Request::kGetVringBase: {
       const auto state = wire::read_prefix<wire::VringState>(message.payload);
       return !state.has_value() || state->index >= vrings_.size() ||
-             quiet(vrings_[state->index]);
+             leaves_inflight(state->index) || quiet(vrings_[state->index]);
     }
     // Whoever takes memory away, or resets, may use it for something else as
     // soon as we have answered.
@@ -272,7 +284,9 @@ absl::Status ModelSession::execute(ModelFrame& message) {
   const Answer answer = (this->*rule->handler)(message);
   if (!answer.ok()) return refuse(message, answer.status());
   const uint32_t flags = wire::kVersion | wire::kReplyFlag;
-  if (rule->replies) return socket_.send(id, flags, *answer);
+  if (rule->replies) {
+    return socket_.send(id, flags, *answer, std::move(answer_fd_));
+  }
   if ((message.header.flags & wire::kNeedReplyFlag) == 0) {
     return absl::OkStatus();
   }

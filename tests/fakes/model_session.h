@@ -41,6 +41,7 @@ class ModelSession final : public ModelVringHost {
   // When there is something to do without an event: empty for never.
   std::optional<ModelTime> wake_at(ModelTime now) const;
   bool polls() const;
+  bool dead() const { return environment_->stores.dead(); }
 
   void config_changed() { config_changed_ = true; }
 
@@ -114,6 +115,11 @@ class ModelSession final : public ModelVringHost {
   Answer set_vring_err(ModelFrame& message);
   Answer set_vring_enable(ModelFrame& message);
   Answer vring_kick(ModelFrame& message);
+  // model_session_inflight.cc
+  Answer get_inflight_fd(ModelFrame& message);
+  Answer set_inflight_fd(ModelFrame& message);
+  bool leaves_inflight(uint64_t index) const;
+
   absl::StatusOr<ModelVring*> vring(uint64_t index);
   absl::Status use_memory(ModelMemory memory);
 
@@ -125,8 +131,12 @@ class ModelSession final : public ModelVringHost {
   uint64_t protocol_ = 0;
   uint8_t status_ = 0;
 
+  std::shared_ptr<ModelMapping> inflight_;
+  UniqueFd answer_fd_;  // To go with the answer under way.
+
   uint64_t messages_ = 0;
   std::optional<ModelFrame> message_;  // Received, waits to be executed.
+  ModelMessage about_;                 // It.
   ModelTime message_due_;
   bool message_refused_ = false;
   bool hung_up_ = false;

@@ -107,6 +107,12 @@ ModelSession::Answer ModelSession::set_protocol_features(ModelFrame& message) {
     return absl::InvalidArgumentError(
         "INBAND_NOTIFICATIONS without BACKEND_REQ and REPLY_ACK");
   }
+  const uint64_t leaves = user::bit_mask(kProtocolGetVringBaseInflight);
+  if ((wanted & leaves) != 0 &&
+      (wanted & user::bit_mask(kProtocolInflightShmfd)) == 0) {
+    return absl::InvalidArgumentError(
+        "GET_VRING_BASE_INFLIGHT without INFLIGHT_SHMFD");
+  }
   protocol_ = wanted;
   return Body();
 }
@@ -166,9 +172,11 @@ ModelSession::Answer ModelSession::reset_owner(ModelFrame&) {
 }
 
 // Memory, log, notifiers and what was negotiated with the front-end stay: they
-// are the connection's, not the device's.
+// are the connection's, not the device's.  What was in flight is not: nobody
+// waits for it any more.
 void ModelSession::reset_all() {
   for (const auto& vring : vrings_) vring->reset();
+  inflight_.reset();
   context_.features = {};
   status_ = 0;
   environment_->device->reset();

@@ -23,6 +23,25 @@ absl::StatusOr<bool> received(ssize_t done) {
   return errno_status(errno, "recvmsg");
 }
 
+// As ::sendmsg, with `fd` if it is valid.
+ssize_t send_bytes(FdRef socket, std::span<std::byte> bytes, FdRef fd) {
+  iovec part = {bytes.data(), bytes.size()};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  msghdr message = {};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  if (const int number = fd.get(); number >= 0) {
+    message.msg_control = control;
+    message.msg_controllen = sizeof(control);
+    cmsghdr* rights = CMSG_FIRSTHDR(&message);
+    rights->cmsg_level = SOL_SOCKET;
+    rights->cmsg_type = SCM_RIGHTS;
+    rights->cmsg_len = CMSG_LEN(sizeof(int));
+    std::memcpy(CMSG_DATA(rights), &number, sizeof(number));
+  }
+  return ::sendmsg(socket.get(), &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
 // Takes the descriptors out of `message`.
 std::vector<UniqueFd> take_fds(msghdr& message) {
   std::vector<UniqueFd> fds;
@@ -111,7 +130,9 @@ absl::StatusOr<std::optional<ModelFrame>> ModelSocket::receive() {
 }
 
 absl::Status ModelSocket::send(uint32_t request, uint32_t flags,
-                               std::span<const std::byte> payload) {
+                               std::span<const std::byte> payload,
+                               UniqueFd fd) {
+  if (fd.valid()) out_fd_ = std::move(fd);
   const Header header = {request, flags, static_cast<uint32_t>(payload.size())};
   const auto bytes = user::wire::bytes_of(header);
   out_.insert(out_.end(), bytes.begin(), bytes.end());
@@ -121,11 +142,11 @@ absl::Status ModelSocket::send(uint32_t request, uint32_t flags,
 
 absl::Status ModelSocket::flush() {
   while (!out_.empty()) {
-    const ssize_t done = ::send(socket_.get(), out_.data(), out_.size(),
-                                MSG_DONTWAIT | MSG_NOSIGNAL);
+    const ssize_t done = send_bytes(socket_, out_, out_fd_);
     if (done < 0 && errno == EINTR) continue;
     if (done < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) break;
     if (done < 0) return errno_status(errno, "send");
+    out_fd_.reset();
     out_.erase(out_.begin(), out_.begin() + done);
   }
   return absl::OkStatus();

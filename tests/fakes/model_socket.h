@@ -39,8 +39,9 @@ class ModelSocket {
   absl::StatusOr<std::optional<ModelFrame>> receive();
 
   // Sends a message, or keeps what the socket does not take for flush().
+  // With `fd`, if there is one: then all before was taken by the socket.
   absl::Status send(uint32_t request, uint32_t flags,
-                    std::span<const std::byte> payload);
+                    std::span<const std::byte> payload, UniqueFd fd = {});
   absl::Status flush();
   bool flushed() const { return out_.empty(); }
 
@@ -52,6 +53,7 @@ class ModelSocket {
   ModelFrame frame_;
   size_t have_ = 0;  // Bytes of frame_, header included.
   std::vector<std::byte> out_;
+  UniqueFd out_fd_;  // Goes with the first byte of out_.
 };
 
 }  // namespace vhost::testing

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/fakes/model_vring.h"
 
+#include <algorithm>
+#include <cstddef>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "vhostdev/status.h"
@@ -72,10 +75,88 @@ void ModelVring::start() {
   started_ = true;
   broken_ = false;
   handed_back_ = 0;
-  absl::Status status = ring_.begin();
-  if (status.ok() && polled_) status = ring_.suppress_kicks();
+  const absl::Status status = begin();
   if (!status.ok()) return fail(annotate(status, "started"));
   note_active();
+}
+
+absl::Status ModelVring::begin() {
+  VHOST_RETURN_IF_ERROR(ring_.begin());
+  inflight_.reset();
+  if (!region_.empty()) VHOST_RETURN_IF_ERROR(recover());
+  return polled_ ? ring_.suppress_kicks() : absl::OkStatus();
+}
+
+// The base counts for a region that nobody used yet; otherwise the region says
+// where the ring stands.
+absl::Status ModelVring::recover() {
+  if (ring_.num() > region_size_) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("an inflight region for ", region_size_,
+                     " descriptors in a ring of ", ring_.num()));
+  }
+  const absl::StatusOr<bool> used =
+      check_inflight_region(region_, RingFormat::kSplit, region_size_);
+  if (!used.ok()) return used.status();
+  absl::StatusOr<SplitInflight> inflight =
+      SplitInflight::open(region_, region_size_, &environment_->stores);
+  if (!inflight.ok()) return inflight.status();
+  const absl::StatusOr<std::vector<uint16_t>> heads =
+      inflight->recover(ring_.published());
+  if (!heads.ok()) return heads.status();
+  VHOST_RETURN_IF_ERROR(check_alive());
+  inflight_ = *std::move(inflight);
+  if (!*used) return absl::OkStatus();
+  ring_.go_on(heads->size());
+  for (const uint16_t head : *heads) {
+    absl::StatusOr<ModelRing::Taken> taken = ring_.retake(head);
+    if (!taken.ok()) return annotate(taken.status(), "resubmitted");
+    taken->request.queue = index_;
+    resubmitted_.push_back(*std::move(taken));
+  }
+  environment_->counters.resubmitted += heads->size();
+  return absl::OkStatus();
+}
+
+absl::Status ModelVring::check_alive() const {
+  return environment_->stores.dead() ? absl::CancelledError("killed")
+                                     : absl::OkStatus();
+}
+
+absl::Status ModelVring::note_taken(const ModelRing::Taken& taken) {
+  if (inflight_.has_value() && !taken.resubmitted) {
+    VHOST_RETURN_IF_ERROR(inflight_->take(taken.head));
+  }
+  return check_alive();
+}
+
+void ModelVring::put_back(ModelRing::Taken taken) {
+  if (taken.resubmitted) {
+    resubmitted_.push_front(std::move(taken));
+  } else {
+    ring_.put_back(taken);
+  }
+}
+
+absl::Status ModelVring::give_back(const ModelRing::Taken& taken,
+                                   uint32_t written, ModelFault fault) {
+  if (inflight_.has_value()) {
+    VHOST_RETURN_IF_ERROR(inflight_->put(taken.head));
+  }
+  VHOST_RETURN_IF_ERROR(ring_.give_back(taken, written, fault));
+  return check_alive();
+}
+
+// Shows what was handed back; whether the driver wants to be notified.
+absl::StatusOr<bool> ModelVring::publish() {
+  const uint16_t before = ring_.published();
+  const absl::StatusOr<bool> wanted = ring_.publish();
+  if (!wanted.ok()) return wanted;
+  if (inflight_.has_value() && ring_.published() != before) {
+    inflight_->commit(ring_.published());
+  }
+  VHOST_RETURN_IF_ERROR(check_alive());
+  return wanted;
 }
 
 void ModelVring::set_enabled(bool enabled) {
@@ -95,6 +176,8 @@ void ModelVring::stop() {
   polled_ = false;
   held_ = false;
   in_flight_.clear();
+  resubmitted_.clear();
+  inflight_.reset();
   unwatch_kick();
   note_active();
 }
@@ -104,6 +187,7 @@ void ModelVring::reset() {
   enabled_ = false;
   broken_ = false;
   ring_.forget();
+  region_ = {};
 }
 
 void ModelVring::remap() {
@@ -132,7 +216,7 @@ absl::StatusOr<bool> ModelVring::work(ModelTime now) {
     more = *taken;
   }
   VHOST_RETURN_IF_ERROR(finish(now));
-  const absl::StatusOr<bool> wanted = ring_.publish();
+  const absl::StatusOr<bool> wanted = publish();
   if (!wanted.ok()) return wanted.status();
   if (*wanted) notify();
   return more;
@@ -150,6 +234,7 @@ absl::StatusOr<bool> ModelVring::take(ModelTime now) {
     absl::StatusOr<std::optional<ModelRing::Taken>> taken = take_one();
     if (!taken.ok()) return taken.status();
     if (!taken->has_value()) return false;
+    VHOST_RETURN_IF_ERROR(note_taken(**taken));
     in_flight_.push_back(
         {now + environment_->options.latency, **std::move(taken)});
   }
@@ -158,6 +243,11 @@ absl::StatusOr<bool> ModelVring::take(ModelTime now) {
 
 // The next request.  None: the driver will kick when there is one.
 absl::StatusOr<std::optional<ModelRing::Taken>> ModelVring::take_one() {
+  if (!resubmitted_.empty()) {
+    ModelRing::Taken first = std::move(resubmitted_.front());
+    resubmitted_.pop_front();
+    return first;
+  }
   while (true) {
     absl::StatusOr<std::optional<ModelRing::Taken>> taken = ring_.take();
     if (!taken.ok()) return taken.status();
@@ -177,7 +267,8 @@ absl::StatusOr<bool> ModelVring::discard() {
     const absl::StatusOr<std::optional<ModelRing::Taken>> taken = take_one();
     if (!taken.ok()) return taken.status();
     if (!taken->has_value()) return false;
-    VHOST_RETURN_IF_ERROR(ring_.give_back(**taken, 0));
+    VHOST_RETURN_IF_ERROR(note_taken(**taken));
+    VHOST_RETURN_IF_ERROR(give_back(**taken, 0));
     ++environment_->counters.requests;
     ++environment_->counters.discarded;
   }
@@ -203,7 +294,8 @@ absl::StatusOr<bool> ModelVring::receive_one() {
     if (!received.ok()) return received.status();
     if (!received->wants_buffer && !received->written.empty()) {
       for (size_t i = 0; i < taken.size(); ++i) {
-        VHOST_RETURN_IF_ERROR(ring_.give_back(taken[i], received->written[i]));
+        VHOST_RETURN_IF_ERROR(note_taken(taken[i]));
+        VHOST_RETURN_IF_ERROR(give_back(taken[i], received->written[i]));
       }
       environment_->counters.requests += taken.size();
       return true;
@@ -215,7 +307,7 @@ absl::StatusOr<bool> ModelVring::receive_one() {
     buffers.push_back((*next)->request);
     taken.push_back(**std::move(next));
   }
-  for (; !taken.empty(); taken.pop_back()) ring_.put_back(taken.back());
+  for (; !taken.empty(); taken.pop_back()) put_back(std::move(taken.back()));
   return false;
 }
 
@@ -226,16 +318,23 @@ ModelFault ModelVring::next_fault() {
 }
 
 absl::Status ModelVring::finish(ModelTime now) {
-  while (!in_flight_.empty() && in_flight_.front().due <= now) {
-    const InFlight first = std::move(in_flight_.front());
-    in_flight_.pop_front();
+  const auto end = std::find_if(
+      in_flight_.begin(), in_flight_.end(),
+      [now](const InFlight& request) { return request.due > now; });
+  auto due = static_cast<size_t>(end - in_flight_.begin());
+  const bool newest_first = environment_->options.newest_first;
+  for (size_t left = newest_first ? (due + 1) / 2 : due; left > 0; --left) {
+    const auto at =
+        in_flight_.begin() + static_cast<ptrdiff_t>(newest_first ? --due : 0);
+    const InFlight first = std::move(*at);
+    in_flight_.erase(at);
     const absl::StatusOr<uint32_t> written =
         environment_->device->handle(first.taken.request);
     if (!written.ok()) {
       return annotate(written.status(),
                       absl::StrCat("descriptor ", first.taken.head));
     }
-    VHOST_RETURN_IF_ERROR(ring_.give_back(first.taken, *written, next_fault()));
+    VHOST_RETURN_IF_ERROR(give_back(first.taken, *written, next_fault()));
     ++environment_->counters.requests;
   }
   return absl::OkStatus();
@@ -253,6 +352,8 @@ void ModelVring::notify() {
 void ModelVring::fail(const absl::Status& why) {
   broken_ = true;
   in_flight_.clear();
+  resubmitted_.clear();
+  if (environment_->stores.dead()) return;  // Nobody is there to say so.
   note_active();
   ++environment_->counters.broken_rings;
   environment_->tell(absl::StrCat("vq ", index_, ": ", why.message()));

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <deque>
 #include <optional>
+#include <span>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -18,6 +19,21 @@ namespace vhost::testing {
 
 using ModelTime = std::chrono::steady_clock::time_point;
 
+// Stores that a test counts, and after one of which it may kill the model.
+class ModelStores final : public StoreObserver {
+ public:
+  explicit ModelStores(const ModelOptions* options) : options_(options) {}
+  bool may_store() override { return !dead_; }
+  void stored() override {
+    dead_ = dead_ || (options_->on_store && !options_->on_store());
+  }
+  bool dead() const { return dead_; }
+
+ private:
+  const ModelOptions* options_;
+  bool dead_ = false;
+};
+
 // What all parts of a ModelBackend share.
 struct ModelEnvironment {
   ModelDevice* device;
@@ -25,6 +41,7 @@ struct ModelEnvironment {
   ModelPoller poller;
   ModelCounters counters;
   std::string trouble;
+  ModelStores stores{&options};
 
   void tell(std::string what);
 };
@@ -68,8 +85,16 @@ class ModelVring {
   void hold(bool held) { held_ = held; }
   // Forgets the kick descriptor and whatever is in flight.
   void stop();
-  // stop(), and forgets size, base and addresses too.
+  // stop(), and forgets size, base, addresses and inflight region too.
   void reset();
+  // Where to note what is in flight, from the next start on; empty: nowhere.
+  // For rings of up to `queue_size`.  Outlives the ring, or its next region.
+  void set_inflight(std::span<std::byte> region, uint16_t queue_size) {
+    region_ = region;
+    region_size_ = queue_size;
+  }
+  // Whether a stop may leave requests in flight, noted.
+  bool notes_inflight() const { return inflight_.has_value(); }
   // Memory changed: looks for the ring again.
   void remap();
 
@@ -86,12 +111,20 @@ class ModelVring {
     ModelRing::Taken taken;
   };
 
+  absl::Status begin();
+  absl::Status recover();
   absl::StatusOr<bool> work(ModelTime now);
   absl::StatusOr<bool> take(ModelTime now);
   absl::StatusOr<bool> discard();
   absl::StatusOr<bool> receive();
   absl::StatusOr<bool> receive_one();
   absl::StatusOr<std::optional<ModelRing::Taken>> take_one();
+  absl::Status note_taken(const ModelRing::Taken& taken);
+  void put_back(ModelRing::Taken taken);
+  absl::Status give_back(const ModelRing::Taken& taken, uint32_t written,
+                         ModelFault fault = ModelFault::kNone);
+  absl::StatusOr<bool> publish();
+  absl::Status check_alive() const;
   absl::Status finish(ModelTime now);
   void notify();
   void fail(const absl::Status& why);
@@ -113,7 +146,11 @@ class ModelVring {
   bool broken_ = false;
   bool active_ = false;  // As the device knows it.
   std::deque<InFlight> in_flight_;
-  uint64_t handed_back_ = 0;  // Since it was started.
+  std::span<std::byte> region_;
+  uint16_t region_size_ = 0;                  // Descriptors.
+  std::optional<SplitInflight> inflight_;     // Of the region, while started.
+  std::deque<ModelRing::Taken> resubmitted_;  // Taken before anything else.
+  uint64_t handed_back_ = 0;                  // Since it was started.
 };
 
 }  // namespace vhost::testing

@@ -86,6 +86,31 @@ absl::Status use_inherited(ModelBackend& backend, int number) {
                       : backend.connect(std::move(socket));
 }
 
+// As the kernel would, at any moment.
+void die() { ::kill(::getpid(), SIGKILL); }
+
+// Dies where `options` say so; everything else goes on.
+void plan_death(const Options& options, testing::ModelOptions& model) {
+  if (options.die_after_store != 0) {
+    model.on_store = [left = options.die_after_store]() mutable {
+      if (--left == 0) die();
+      return true;
+    };
+  }
+  if (options.die_before_message != 0) {
+    model.on_message = [left =
+                            options.die_before_message](const auto&) mutable {
+      if (--left == 0) die();
+      return testing::ModelVerdict();
+    };
+  }
+  if (options.die_after_message != 0) {
+    model.on_handled = [left = options.die_after_message](const auto&) mutable {
+      if (--left == 0) die();
+    };
+  }
+}
+
 absl::Status serve(const Options& options) {
   const absl::StatusOr<UniqueFd> end = end_signals();
   if (!end.ok()) return end.status();
@@ -99,6 +124,7 @@ absl::Status serve(const Options& options) {
   model.fault = options.fault;
   model.fault_after = options.fault_after;
   model.on_trouble = complain;
+  plan_death(options, model);
   ModelBackend backend(disk->get(), std::move(model));
   VHOST_RETURN_IF_ERROR(options.fd.has_value()
                             ? use_inherited(backend, *options.fd)

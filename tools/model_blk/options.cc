@@ -32,6 +32,9 @@ enum Option : int {
   kOptWithout,
   kOptLatency,
   kOptFault,
+  kOptDieAfterStore,
+  kOptDieBeforeMessage,
+  kOptDieAfterMessage,
   kOptHelp,
 };
 
@@ -46,6 +49,9 @@ const option kLongOptions[] = {
     {"without", required_argument, nullptr, kOptWithout},
     {"latency-ms", required_argument, nullptr, kOptLatency},
     {"fault", required_argument, nullptr, kOptFault},
+    {"die-after-store", required_argument, nullptr, kOptDieAfterStore},
+    {"die-before-message", required_argument, nullptr, kOptDieBeforeMessage},
+    {"die-after-message", required_argument, nullptr, kOptDieAfterMessage},
     {"help", no_argument, nullptr, kOptHelp},
     {},
 };
@@ -124,6 +130,15 @@ absl::Status parse_numeric(int what, const char* text, Options& options) {
   return absl::OkStatus();
 }
 
+absl::Status parse_death(absl::string_view name, const char* text,
+                         uint64_t& when) {
+  const auto number = parse_number(name, text, uint64_t{1},
+                                   std::numeric_limits<uint64_t>::max());
+  if (!number.ok()) return number.status();
+  when = *number;
+  return absl::OkStatus();
+}
+
 absl::Status parse_one(int what, const char* text, Options& options) {
   switch (what) {
     case kOptSocketPath:
@@ -137,6 +152,14 @@ absl::Status parse_one(int what, const char* text, Options& options) {
       break;
     case kOptFault:
       return parse_fault(text, options);
+    case kOptDieAfterStore:
+      return parse_death("--die-after-store", text, options.die_after_store);
+    case kOptDieBeforeMessage:
+      return parse_death("--die-before-message", text,
+                         options.die_before_message);
+    case kOptDieAfterMessage:
+      return parse_death("--die-after-message", text,
+                         options.die_after_message);
     case kOptWithout:
       for (absl::string_view name :
            absl::StrSplit(text, ',', absl::SkipEmpty())) {
@@ -183,6 +206,11 @@ const char kHelp[] =
     "                         that it did not lie about: used-index (it moves\n"
     "                         too far), used-id (no such descriptor),\n"
     "                         used-twice (of no request), length (too long)\n"
+    "  --die-after-store=N    is killed after its Nth store to used rings and\n"
+    "                         inflight area\n"
+    "  --die-before-message=N\n"
+    "                         is killed when its Nth message came\n"
+    "  --die-after-message=N  is killed when it answered its Nth message\n"
     "\n"
     "Serves one front-end after another until SIGTERM.\n";
 

@@ -29,6 +29,10 @@ struct Options {
   std::chrono::nanoseconds latency{0};
   testing::ModelFault fault = testing::ModelFault::kNone;
   uint64_t fault_after = 0;
+  // Of its life, counted from 1; 0: never.
+  uint64_t die_after_store = 0;
+  uint64_t die_before_message = 0;
+  uint64_t die_after_message = 0;
 };
 
 // Errors: kInvalidArgument  an option that does not exist, its value is wrong,

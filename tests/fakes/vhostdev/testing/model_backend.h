@@ -47,8 +47,16 @@ struct ModelOptions {
   // Only offered on request: a front-end that says it can and cannot exists.
   bool inband_notifications = false;
 
+  // Likewise: stopping a ring does not wait for the requests noted in an
+  // inflight area.
+  bool vring_base_inflight = false;
+
   // How long a request is in flight.
   std::chrono::nanoseconds latency{0};
+
+  // Of the requests that are due, finishes the newer half, newest first, and
+  // shows that before it goes on.
+  bool newest_first = false;
 
   // The request that is handed back with a lie, once `fault_after` requests of
   // its ring since the start were handed back well; receive queues never lie.
@@ -58,6 +66,12 @@ struct ModelOptions {
   // Asked before every message, on the thread that drives the back-end; must
   // not call the back-end, nor must on_trouble.
   std::function<ModelVerdict(const ModelMessage&)> on_message;
+  // Told after each one that was handled, and answered if it has an answer.
+  std::function<void(const ModelMessage&)> on_handled;
+  // Told after every single store to an inflight area or a used ring, on the
+  // same thread.  False kills: nothing is stored, sent or signalled any more,
+  // the connection ends, and no other is served.
+  std::function<bool()> on_store;
   // Told one line for each thing a human would want to know: a connection
   // that ended badly, a ring that broke, a request that was refused.
   std::function<void(const std::string&)> on_trouble;
@@ -69,6 +83,7 @@ struct ModelCounters {
   uint64_t messages = 0;
   uint64_t refused = 0;        // Messages answered with a failure.
   uint64_t requests = 0;       // Completed requests of rings.
+  uint64_t resubmitted = 0;    // Another back-end had taken them.
   uint64_t discarded = 0;      // Of them, those that were not looked at.
   uint64_t notifications = 0;  // Sent to the guest.
   uint64_t broken_rings = 0;
@@ -91,11 +106,14 @@ struct ModelRingState {
 // A ring is started by its first kick (a readable kick descriptor, an in-band
 // kick, or at once when the front-end asks for polling), and stopped by
 // GET_VRING_BASE, which is answered when all requests taken from it are
-// complete.  The kick descriptor is forgotten then: a late kick starts nothing.
-// While a ring is disabled, nothing is taken from it, or what is taken from it
-// is discarded (ModelQueueUse).  While all rings are stopped, the back-end
-// writes to no guest memory, notifies nobody, sends no message of its own and
-// answers those of the front-end.
+// complete; at once if they are noted in an inflight area and the front-end
+// accepted GET_VRING_BASE_INFLIGHT.  A ring with an inflight region that a
+// back-end used begins where that one left off, whatever the base; a ring
+// larger than its region breaks.  The kick descriptor is forgotten then: a late
+// kick starts nothing. While a ring is disabled, nothing is taken from it, or
+// what is taken from it is discarded (ModelQueueUse).  While all rings are
+// stopped, the back-end writes to no guest memory, notifies nobody, sends no
+// message of its own and answers those of the front-end.
 //
 // What is wrong is refused with a non-zero ack if one was asked for; where
 // there is no way to say no, the connection is closed.
