@@ -8,6 +8,7 @@
 #include <variant>
 
 #include "absl/strings/str_cat.h"
+#include "backends/user/peer_watch.h"
 #include "backends/user/wire.h"
 #include "vhostdev/status.h"
 
@@ -303,6 +304,16 @@ void Link::go_down(const absl::Status& why) {
   const absl::Status reason = why;  // It may live in what close() destroys.
   close();
   client_->on_down(reason);
+}
+
+std::unique_ptr<PeerWatch> Link::watch_for_peer(
+    EventLoop& loop, EventLoop::Callback appeared) const {
+  if (started()) return nullptr;
+  if (const auto* connect = std::get_if<ConnectTo>(&address_)) {
+    return watch_for_socket(loop, connect->path, std::move(appeared));
+  }
+  if (!listener_.valid()) return nullptr;
+  return watch_listener(loop, listener_.fd(), std::move(appeared));
 }
 
 BackendCounters Link::counters() const {

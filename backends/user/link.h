@@ -83,6 +83,10 @@ class Link {
   void close();
   void reap();
 
+  // VhostOps::watch_for_peer.
+  std::unique_ptr<PeerWatch> watch_for_peer(EventLoop& loop,
+                                            EventLoop::Callback appeared) const;
+
   // As counted over all connections.
   BackendCounters counters() const;
   std::vector<std::string> recent() const;

@@ -133,6 +133,8 @@ BackendTraits traits_of(const Session& session) {
   out.has_status = session.has(kProtocolStatus);
   out.has_reset = session.has(kProtocolResetDevice);
   out.has_inflight = session.has(kProtocolInflightShmfd);
+  out.stop_leaves_inflight = session.has(kProtocolGetVringBaseInflight) &&
+                             session.has(kProtocolInflightShmfd);
   out.has_device_state = session.has(kProtocolDeviceState);
   out.has_backend_channel = session.has(kProtocolBackendReq);
   out.has_iotlb = session.offers_iommu();

@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "backends/user/link.h"
@@ -35,6 +36,10 @@ class VhostUserOps final : public VhostOps,
   void attach(EventLoop* loop, BackendSink* sink) override;
   void pump(MonotonicTime deadline) override;
   void close(const absl::Status& why) override;
+  std::unique_ptr<PeerWatch> watch_for_peer(
+      EventLoop& loop, EventLoop::Callback appeared) override {
+    return link_.watch_for_peer(loop, std::move(appeared));
+  }
   std::vector<std::string> recent() const override;
   BackendCounters counters() const override;
 

@@ -53,13 +53,13 @@ Task VhostDev::Impl::get_config_task(uint32_t offset, std::byte* out,
                                      size_t size) {
   absl::Status status = check_config_range(offset, size);
   if (!status.ok() || size == 0) co_return status;
+  const MonotonicTime deadline = after(options_.start_timeout);
   std::vector<std::byte> bytes = config_;
   for (int reads = 0; bytes.empty() || (config_.empty() && reads < kMaxReads);
        ++reads) {
     const uint64_t changes = config_changes_;
     Verb get = GetConfig{.offset = 0, .size = options_.config_size};
-    BatchResult got =
-        co_await Submit(runner_, std::move(get), after(options_.start_timeout));
+    BatchResult got = co_await Submit(runner_, std::move(get), deadline);
     status = judge(got);
     if (!status.ok()) co_return status;
     if (got.bytes.size() != options_.config_size) {

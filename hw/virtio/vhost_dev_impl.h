@@ -312,6 +312,7 @@ class VhostDev::Impl final : public BackendSink,
                             const BatchResult& result);
   absl::Status check_drained(const std::vector<QueueIndex>& queues);
   absl::Status check_drained(Queue& queue);
+  bool may_stay_in_flight(const Queue& queue) const;
   absl::StatusOr<uint16_t> ring_index(const RingPart& part, bool big_endian,
                                       const std::vector<UpdateIotlb>& iotlb);
   absl::StatusOr<uint64_t> find_ring_word(
@@ -359,6 +360,11 @@ class VhostDev::Impl final : public BackendSink,
   Task obtain_inflight(uint16_t queue_size, MonotonicTime deadline);
   absl::Status check_inflight(const InflightArea& area) const;
   absl::Status inflight_changeable() const;
+  // Empty: the area says nothing of the ring.
+  absl::StatusOr<std::optional<VringBase>> look_at_area(const Queue& queue,
+                                                        const Planned& planned);
+  absl::StatusOr<uint16_t> descriptor_flags(const Planned& planned,
+                                            uint16_t index);
   void forget_inflight();
 
   // -- Memory --------------------------------------------------------------

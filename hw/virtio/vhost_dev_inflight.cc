@@ -14,7 +14,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "hw/virtio/ring_layout.h"
 #include "hw/virtio/vhost_dev_impl.h"
+#include "vhostdev/inflight.h"
 #include "vhostdev/status.h"
 
 namespace vhost {
@@ -33,6 +35,31 @@ absl::Status check_extent(const InflightArea& area) {
   return absl::DataLossError(absl::StrCat("inflight area of ", area.mmap_size,
                                           " bytes at ", area.mmap_offset,
                                           " in a file of ", size));
+}
+
+// A copy of the region of one queue.
+absl::StatusOr<std::vector<std::byte>> region_of(const InflightArea& area,
+                                                 BackendQueue queue,
+                                                 RingFormat format) {
+  VHOST_RETURN_IF_ERROR(check_extent(area));
+  const uint64_t size = inflight_region_size(format, area.queue_size);
+  const uint64_t begin = size * to_int(queue);
+  if (begin + size > area.mmap_size) {
+    return absl::DataLossError(absl::StrCat("inflight area of ", area.mmap_size,
+                                            " bytes for ", area.num_queues,
+                                            " rings of ", area.queue_size));
+  }
+  std::vector<std::byte> out(size);
+  for (size_t done = 0; done < size;) {
+    const ssize_t got =
+        ::pread(area.fd->get(), out.data() + done, size - done,
+                static_cast<off_t>(area.mmap_offset + begin + done));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return errno_status(errno, "inflight area");
+    if (got == 0) return absl::DataLossError("inflight area was cut short");
+    done += static_cast<size_t>(got);
+  }
+  return out;
 }
 
 absl::Status fill_with_zeros(const InflightArea& area) {
@@ -163,7 +190,20 @@ absl::Status VhostDev::Impl::check_inflight(const InflightArea& area) const {
         "; the back-end has ", inflight_queues()));
   }
   const absl::Status extent = check_extent(area);
-  return extent.ok() ? extent : absl::InvalidArgumentError(extent.message());
+  if (!extent.ok()) return absl::InvalidArgumentError(extent.message());
+  for (const Queue& queue : queues_) {
+    const absl::StatusOr<std::vector<std::byte>> region =
+        region_of(area, queue.backend, ring_format());
+    if (!region.ok()) {
+      return absl::InvalidArgumentError(region.status().message());
+    }
+    const absl::StatusOr<bool> used =
+        check_inflight_region(*region, ring_format(), area.queue_size);
+    if (used.ok()) continue;
+    return annotate(absl::InvalidArgumentError(used.status().message()),
+                    absl::StrCat("vq ", to_int(queue.index)));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status VhostDev::Impl::set_inflight(InflightArea area) {
@@ -186,6 +226,58 @@ absl::Status VhostDev::Impl::free_inflight() {
   VHOST_RETURN_IF_ERROR(inflight_changeable());
   forget_inflight();
   return absl::OkStatus();
+}
+
+// Of the packed ring of `planned`, as the driver or a back-end left them.
+absl::StatusOr<uint16_t> VhostDev::Impl::descriptor_flags(
+    const Planned& planned, uint16_t index) {
+  // Source: VIRTIO 1.3, struct pvirtq_desc.
+  constexpr uint64_t kDescriptor = 16;
+  constexpr uint64_t kFlags = 14;
+  if (index >= planned.setup.num) {
+    return absl::DataLossError(
+        absl::StrCat("descriptor ", index, " of ", planned.setup.num));
+  }
+  const RingPart& ring = planned.setup.addr.desc;
+  const uint64_t at = kDescriptor * index + kFlags;
+  uint64_t user = ring.user + at;
+  if (ring.user == 0) {
+    const RingPart word = {.gpa = ring.gpa + at, .size = sizeof(uint16_t)};
+    const absl::StatusOr<uint64_t> found = find_ring_word(word, planned.iotlb);
+    if (!found.ok()) return found.status();
+    user = *found;
+  }
+  // It lies where an index does: two bytes into something.
+  return read_ring_index(user - 2, /*big_endian=*/false);
+}
+
+absl::StatusOr<std::optional<VringBase>> VhostDev::Impl::look_at_area(
+    const Queue& queue, const Planned& planned) {
+  const VringSetup& ring = planned.setup;
+  const absl::StatusOr<std::vector<std::byte>> region =
+      region_of(inflight_, queue.backend, planned.format);
+  if (!region.ok()) return region.status();
+  absl::StatusOr<LostRing> lost;
+  if (planned.format == RingFormat::kPacked) {
+    absl::Status readable;
+    lost = look_at_packed(*region, inflight_.queue_size, [&](uint16_t index) {
+      const absl::StatusOr<uint16_t> flags = descriptor_flags(planned, index);
+      readable.Update(flags.status());
+      return flags.value_or(uint16_t{0});
+    });
+    if (!readable.ok()) return readable;
+  } else {
+    const absl::StatusOr<uint16_t> used =
+        ring_index(ring.addr.used, ring.big_endian, planned.iotlb);
+    const absl::StatusOr<uint16_t> avail =
+        ring_index(ring.addr.avail, ring.big_endian, planned.iotlb);
+    if (!used.ok()) return used.status();
+    if (!avail.ok()) return avail.status();
+    lost = look_at_split(*region, inflight_.queue_size, *used, *avail);
+  }
+  if (!lost.ok()) return lost.status();
+  if (!lost->tracked) return std::optional<VringBase>();
+  return std::optional<VringBase>(lost->base);
 }
 
 // What was noted in an area that is gone is not known to anybody.

@@ -53,7 +53,9 @@ Task VhostDev::Impl::init_task() {
   absl::Status status;
   while (true) {
     Task connection = connect(deadline);
-    status = co_await connection;
+    absl::Status tried = co_await connection;
+    // What the first attempt met says more than that there is no second.
+    if (!cannot_reopen_ || status.ok()) status = std::move(tried);
     const bool vain = cannot_reopen_ || loop_.now() + pause >= deadline;
     if (status.ok() || left <= 1 || vain || preempted_) break;
     --left;

@@ -216,11 +216,12 @@ void VhostDev::Impl::note_broken(const absl::Status& why, Tell tell) {
   // ORDER: positions are read from guest memory before the references to it
   // are given up.
   keep_positions();
-  abandon_log_update(why);
+  // What an attempt was told is forgotten with it.
+  const absl::Status untold = of_attempt ? absl::OkStatus() : why;
+  abandon_log_update(untold);
   if (!life_.move_to(DeviceState::kBroken).ok()) return;
   (of_attempt ? attempt_lost_ : broken_status_) = why;
-  // What an attempt was told of memory is forgotten with it.
-  abandon_memory_update(of_attempt ? absl::OkStatus() : why);
+  abandon_memory_update(untold);
   if (worker_ == nullptr) {
     applied_.clear();
     iotlb_told_ = false;

@@ -164,6 +164,12 @@ absl::Status VhostDev::Impl::check_drained(
   return status;
 }
 
+// Whether requests of a stopped ring are suspended, not under way: the area
+// has them, and the next start goes on with them.
+bool VhostDev::Impl::may_stay_in_flight(const Queue& queue) const {
+  return traits().stop_leaves_inflight && queue.noted;
+}
+
 absl::Status VhostDev::Impl::check_drained(Queue& queue) {
   queue.undrained = false;
   queue.unconfirmed = false;
@@ -172,6 +178,7 @@ absl::Status VhostDev::Impl::check_drained(Queue& queue) {
   }
   if (queue.format == RingFormat::kPacked) {
     if (low_half(queue.base) == high_half(queue.base)) return absl::OkStatus();
+    if (may_stay_in_flight(queue)) return absl::OkStatus();
     queue.unconfirmed = true;
     // Says itself which requests are in flight: a position all the same.
     return not_drained(queue.index,
@@ -192,6 +199,10 @@ absl::Status VhostDev::Impl::check_drained(Queue& queue) {
     return absl::FailedPreconditionError(absl::StrCat(
         "vq ", to_int(queue.index), ": used index ", *used, " and position ",
         low_half(queue.base), " are not of one ring of ", queue.ring.num));
+  }
+  if (may_stay_in_flight(queue)) {
+    if (queue.position != Position::kFresh) queue.position = Position::kKnown;
+    return absl::OkStatus();
   }
   queue.undrained = left != 0;
   // What a reset forgot stays forgotten, however long its ring drains.
@@ -282,8 +293,18 @@ absl::StatusOr<VringBase> VhostDev::Impl::resolve_position(
     case Position::kLost:
       break;
   }
-  const absl::Status unknown = absl::FailedPreconditionError(
+  absl::Status unknown = absl::FailedPreconditionError(
       "its position is lost with requests in flight: the guest must reset");
+  if (queue.noted && traits().has_inflight && inflight_.fd != nullptr) {
+    const absl::StatusOr<std::optional<VringBase>> noted =
+        look_at_area(queue, planned);
+    if (noted.ok() && noted->has_value()) return **noted;
+    unknown = absl::FailedPreconditionError(
+        absl::StrCat(unknown.message(), " (",
+                     noted.ok() ? "the inflight area was not used"
+                                : noted.status().message(),
+                     ")"));
+  }
   if (ring_format() == RingFormat::kPacked) return unknown;
   const VringSetup& ring = planned.setup;
   const absl::StatusOr<uint16_t> used =

@@ -48,6 +48,7 @@ void VhostDev::Impl::force_stop(Completion done) {
     return;
   }
   if (inside_backend() || runner_.on_stack()) {
+    if (attempting()) preempted_ = true;
     defer([done = std::move(operation.done)](Impl& self) mutable {
       self.force_stop(std::move(done));
     });

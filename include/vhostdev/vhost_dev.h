@@ -36,6 +36,7 @@ namespace vhost {
 //                        +---------------------------- kStopping
 //   any state but kCreated --back-end lost, or its state unknown--> kBroken
 //   kBroken --init--> kReady     (a new connection; rings start anew)
+//   kBroken --(ReconnectPolicy)--> kReady or kRunning
 enum class DeviceState : uint8_t {
   kCreated,
   kReady,
@@ -133,7 +134,8 @@ class VhostDev {
   VhostDev& operator=(const VhostDev&) = delete;
 
   // Connects and negotiates; joins the context, whose memory must fit the
-  // back-end's slots.  States: kCreated, kBroken.
+  // back-end's slots.  With a ReconnectPolicy: tries a few times.  Ends
+  // reconnecting.  States: kCreated, kBroken.
   // Errors: kUnavailable         no back-end there.
   //         kDeadlineExceeded    it does not answer.
   //         kResourceExhausted   more memory sections than slots.
@@ -173,8 +175,8 @@ class VhostDev {
 
   // Guest reset: stops if running (kGuestReset), tells the back-end
   // RESET_DEVICE if it can, forgets bases, inflight area and accepted features.
-  // States: kReady, kRunning; kBroken: kUnavailable, with all of that
-  // forgotten. QEMU: vhost_reset_device.
+  // States: kReady, kRunning; kBroken: kUnavailable, with all of that forgotten.
+  // QEMU: vhost_reset_device.
   void reset(Completion done);
 
   // One queue of a running device: RING_RESET, or a queue that the guest
@@ -185,7 +187,7 @@ class VhostDev {
   void stop_queue(QueueIndex vq, Completion done);
 
   // Enables or disables started queues (virtio-net's MQ command); remembered
-  // over a restart.  States: kReady, kRunning.
+  // over a restart.  States: kReady, kRunning; reconnecting.
   void set_queues_enabled(std::span<const QueueIndex> queues, bool enabled,
                           Completion done);
 
@@ -240,14 +242,16 @@ class VhostDev {
 
   // Network devices (net_device.h puts them in their place).  set_mtu: the
   // back-end is told the MTU that the guest sees.  send_rarp: it announces
-  // `mac` to its network, after a migration.  States: kReady, kRunning.
+  // `mac` to its network, after a migration.  States: kReady, kRunning; set_mtu
+  // while reconnecting: remembered.
   // Errors: kUnimplemented  was not negotiated.
   //         kAborted        set_mtu: the back-end cannot do with it.
   void set_mtu(uint16_t mtu, Completion done);
   void send_rarp(std::array<uint8_t, 6> mac, Completion done);
 
   // Vsock devices: the guest's context id, from 3 up to 2^32 - 2.  Holds until
-  // the connection ends.  States: kReady.
+  // the connection ends, and is told to the next one that a ReconnectPolicy
+  // finds.  States: kReady; reconnecting: remembered.
   // Errors: kInvalidArgument  no guest may have that id.
   //         kUnimplemented    not a vsock back-end.
   //         kAborted          it refuses; another guest has the id.

@@ -96,8 +96,11 @@ void FakeBackend::Run::operator()(const GetInflight& verb) {
   step({.kind = StepKind::kInflight}, "inflight", [&] {
     const uint64_t size = uint64_t{64} * verb.num_queues * verb.queue_size;
     if (size == 0) return fake_refusal("inflight area of 0 bytes");
+    if (!backend_.wants_inflight) return absl::OkStatus();
+    const uint64_t file_size = backend_.inflight_file_bytes.value_or(size);
     UniqueFd fd(::memfd_create("inflight", MFD_CLOEXEC));
-    if (!fd.valid() || ::ftruncate(fd.get(), static_cast<off_t>(size)) != 0) {
+    if (!fd.valid() ||
+        ::ftruncate(fd.get(), static_cast<off_t>(file_size)) != 0) {
       return fake_refusal("no memory for an inflight area");
     }
     result_.inflight = {

@@ -3,7 +3,9 @@
 // A network device's link goes with its back-end.
 
 #include <array>
+#include <chrono>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "tests/virtio/device_fixture.h"
@@ -15,12 +17,13 @@ namespace {
 class NetLinkTest : public DeviceTest {
  protected:
   // A running device whose events pass the link.
-  void make_linked() {
+  void make_linked(std::optional<ReconnectPolicy> policy = std::nullopt) {
     auto fake = std::make_unique<testing::FakeVhostOps>();
     ops = fake.get();
     journal = fake->shared_journal;
     VhostDev::Options dev_options;
     dev_options.queues = queues.map();
+    dev_options.reconnect = std::move(policy);
     dev = std::make_unique<VhostDev>(context, std::move(fake), guest, binding,
                                      link, &services, std::move(dev_options));
     net = std::make_unique<NetDevice>(*dev, queues,
@@ -66,6 +69,48 @@ TEST_F(NetLinkTest, GoesDownWithTheBackEndAndUpWithItsSuccessor) {
 
   EXPECT_TRUE(link.up());
   EXPECT_EQ(events.config_changes, 2);
+}
+
+TEST_F(NetLinkTest, ComesUpWithABackEndThatComesBackByItself) {
+  make_linked(ReconnectPolicy());
+  ops->away = absl::UnavailableError("nobody is there");
+  ops->lose(absl::UnavailableError("gone"));
+  loop.run_ready();
+  EXPECT_FALSE(link.up());
+  events.on_reconnected = [this] { EXPECT_TRUE(link.up()); };
+
+  ops->away = absl::OkStatus();
+  loop.advance(std::chrono::milliseconds(50));
+
+  EXPECT_TRUE(link.up());
+  EXPECT_EQ(events.config_changes, 2);
+  EXPECT_EQ(events.reconnections, 1);
+}
+
+TEST_F(NetLinkTest, PassesOnWhatElseBecomesOfABackEnd) {
+  link.needs_reset(absl::FailedPreconditionError("position"));
+  link.gave_up(absl::UnavailableError("nobody"));
+
+  EXPECT_EQ(events.resets_needed.size(), 1u);
+  EXPECT_EQ(events.gave_up_with.size(), 1u);
+}
+
+TEST_F(NetLinkTest, ADeviceIsStartedThatWaitsForItsBackEnd) {
+  make_linked(ReconnectPolicy());
+  ASSERT_TRUE(stop().ok());
+  ops->away = absl::UnavailableError("nobody is there");
+  ops->lose(absl::UnavailableError("gone"));
+  loop.run_ready();
+  Outcome started;
+  net->start(started.completion());
+  loop.run_ready();
+  EXPECT_FALSE(started.over());
+
+  ops->away = absl::OkStatus();
+  loop.advance(std::chrono::milliseconds(50));
+
+  EXPECT_TRUE(started.status().ok()) << started.status();
+  EXPECT_TRUE(link.up());
 }
 
 TEST_F(NetLinkTest, StaysDownIfTheStartFails) {

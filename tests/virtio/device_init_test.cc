@@ -250,6 +250,24 @@ TEST_F(Init, AChangeWhileItIsReadIsNotMissed) {
   EXPECT_THAT(*journal, ElementsAre("GetConfig 0+8", "GetConfig 0+8"));
 }
 
+TEST_F(Init, AConfigurationThatChangesAllTheTimeHasOneDeadline) {
+  make_with_config();
+  ops->change_config(1, {std::byte{0x22}});
+  ops->completes = testing::Completes::kOnRequest;
+  std::byte byte{};
+  Outcome read;
+  dev->get_config(1, std::span(&byte, 1), read.completion());
+  loop.advance(std::chrono::seconds(20));
+  ops->change_config(1, {std::byte{0x55}});
+  ASSERT_TRUE(ops->complete_next());
+  loop.run_ready();
+  ASSERT_EQ(ops->under_way(), 1);
+
+  loop.advance(std::chrono::seconds(10));
+
+  EXPECT_EQ(read.code(), absl::StatusCode::kDeadlineExceeded);
+}
+
 TEST_F(Init, AMaskedConfigurationInterruptWaits) {
   make_running(testing::like_vdpa());
   loop.run_ready();

@@ -5,7 +5,9 @@
 #include "vhostdev/vsock_device.h"
 
 #include <array>
+#include <chrono>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -36,7 +38,8 @@ class VsockDeviceTest : public DeviceTest {
   }
 
   void make_vsock(uint64_t guest_cid,
-                  BackendTraits traits = testing::like_kernel()) {
+                  BackendTraits traits = testing::like_kernel(),
+                  std::optional<ReconnectPolicy> policy = std::nullopt) {
     traits.features.set(kVsockFeatureSeqpacket);
     traits.max_queues = 2;
     const bool has_config = traits.has_config;
@@ -50,6 +53,7 @@ class VsockDeviceTest : public DeviceTest {
     VhostDev::Options dev_options;
     dev_options.name = "vsock";
     dev_options.queues = VsockQueues::map();
+    dev_options.reconnect = std::move(policy);
     if (has_config) dev_options.config_size = kVsockConfigSize;
     dev = std::make_unique<VhostDev>(context, std::move(fake), guest, binding,
                                      events, &services, std::move(dev_options));
@@ -285,6 +289,34 @@ TEST_F(VsockDeviceTest, OffersWhatTheBackEndHas) {
                              kFeatureVersion1, kFeatureRingPacked, 70};
   EXPECT_EQ(dev->get_features(kVsockFeatures, wanted),
             (FeatureSet{kVsockFeatureSeqpacket, kFeatureVersion1, 70}));
+}
+
+TEST_F(VsockDeviceTest, ABackEndThatComesBackIsToldTheCidAgain) {
+  make_vsock(5, testing::like_kernel(), ReconnectPolicy());
+  ASSERT_TRUE(start_vsock().ok());
+
+  ops->lose(absl::UnavailableError("gone"));
+  loop.run_ready();
+
+  EXPECT_EQ(dev->state(), DeviceState::kRunning);
+  EXPECT_EQ(backend->cid, 5);
+}
+
+TEST_F(VsockDeviceTest, AStartWaitsForABackEndThatIsAway) {
+  make_vsock(5, testing::like_kernel(), ReconnectPolicy());
+  ops->away = absl::UnavailableError("nobody is there");
+  ops->lose(absl::UnavailableError("gone"));
+  loop.run_ready();
+  Outcome started;
+  vsock->start(started.completion());
+  loop.run_ready();
+  EXPECT_FALSE(started.over());
+
+  ops->away = absl::OkStatus();
+  loop.advance(std::chrono::milliseconds(50));
+
+  EXPECT_TRUE(started.status().ok()) << started.status();
+  EXPECT_EQ(backend->cid, 5);
 }
 
 }  // namespace

@@ -72,6 +72,8 @@ class FakeBackend {
   std::map<uint32_t, VringBase> harvests;  // What Harvest answers, by queue; a
                                            // queue not here: its own base.
 
+  bool wants_inflight = true;  // Answers GetInflight with an area.
+  std::optional<uint64_t> inflight_file_bytes;  // Of its file; or as it says.
   bool can_reset_owner = false;
   bool is_vsock = false;
   std::set<uint64_t> cids_in_use;              // Of other guests.
