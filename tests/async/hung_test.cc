@@ -55,7 +55,7 @@ class HungVm {
         far_(stop_before) {
     vmm_.emplace(
         turned_->loop(), [this] { turned_->turn(Duration(0)); }, far_,
-        MaskMode::kBackend);
+        VmmOptions{.masks = MaskMode::kBackend});
   }
 
   bool until(absl::FunctionRef<bool()> done) {

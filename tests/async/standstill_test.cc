@@ -9,6 +9,7 @@
 
 #include <chrono>
 #include <memory>
+#include <optional>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -36,11 +37,13 @@ constexpr uint32_t kWriteback = 32;
 // Two VMs on one loop: one whose back-end may stand still, and another.
 class TwoVms {
  public:
-  TwoVms(LoopKind kind, uint64_t stop_before)
+  TwoVms(LoopKind kind, uint64_t stop_before,
+         std::optional<ReconnectPolicy> reconnect = {})
       : turned_(testing::make_turned_loop(kind)),
         stopping(stop_before),
         subject(
-            turned_->loop(), [this] { turn(); }, stopping, MaskMode::kBackend),
+            turned_->loop(), [this] { turn(); }, stopping,
+            VmmOptions{MaskMode::kBackend, reconnect}),
         healthy_(make_far_side(FarKind::kDisk)),
         other(
             turned_->loop(), [this] { turn(); }, *healthy_) {
@@ -150,12 +153,13 @@ class Standstill : public ::testing::TestWithParam<std::tuple<LoopKind, Act>> {
 
   // Runs `body` with the process standing still at each message of the act, and
   // shows that nothing else does.
-  static void at_each(absl::FunctionRef<void(TwoVms&)> body) {
+  static void at_each(absl::FunctionRef<void(TwoVms&)> body,
+                      std::optional<ReconnectPolicy> reconnect = {}) {
     const auto [first, end] = messages_of(act());
     ASSERT_LT(first, end);
     for (uint64_t at = first; at != end; ++at) {
       SCOPED_TRACE(absl::StrCat("message ", at));
-      TwoVms vms(std::get<0>(GetParam()), at);
+      TwoVms vms(std::get<0>(GetParam()), at, reconnect);
       vms.prepare(act());
       const Duration usual = vms.busy_elsewhere();
       do {
@@ -218,6 +222,37 @@ TEST_P(LongStandstill, IsGivenUpAndAnotherBackEndTakesOver) {
   });
 }
 
+using LongStandstillWithPolicy = Standstill;
+
+TEST_P(LongStandstillWithPolicy, EndsWithTheNextBackEnd) {
+  const auto body = [](TwoVms& vms) {
+    vms.pass(StoppingFar::kReplyTimeout);
+    EXPECT_TRUE(
+        vms.until([&] { return !vms.subject.events.broken_with.empty(); }));
+    vms.stopping.restart(StoppingFar::kNever);
+    VhostDev& dev = *vms.subject.dev;
+    EXPECT_TRUE(vms.until([&] {
+      // Of its clock; the process needs that of the wall.
+      vms.pass(std::chrono::milliseconds(10));
+      return dev.reconnect_state().reconnections == 1;
+    }));
+    const bool stops = std::string(act().name) == "Stop";
+    EXPECT_EQ(dev.state(), stops ? DeviceState::kReady : DeviceState::kRunning)
+        << dev.broken_status();
+    EXPECT_EQ(vms.subject.events.broken_with.size(), 1u);
+    if (act().completes) {
+      EXPECT_TRUE(vms.until([&] { return vms.outcome->over(); }));
+    }
+    // A start just took longer.
+    if (std::string(act().name) == "Start") {
+      EXPECT_EQ(vms.outcome->status, absl::OkStatus());
+    }
+  };
+  ReconnectPolicy policy;
+  policy.first_attempts = 1;  // That it does not listen yet is no failure here.
+  at_each(body, policy);
+}
+
 std::string test_name(
     const ::testing::TestParamInfo<std::tuple<LoopKind, Act>>& one) {
   const auto& [loop, act] = one.param;
@@ -233,6 +268,13 @@ INSTANTIATE_TEST_SUITE_P(
     At, LongStandstill,
     ::testing::Combine(::testing::Values(LoopKind::kManual),
                        ::testing::ValuesIn(acts())),
+    test_name);
+
+// A first connection has attempts of its own.
+INSTANTIATE_TEST_SUITE_P(
+    At, LongStandstillWithPolicy,
+    ::testing::Combine(::testing::Values(LoopKind::kManual),
+                       ::testing::ValuesIn(acts().begin() + 1, acts().end())),
     test_name);
 
 }  // namespace

@@ -19,10 +19,11 @@ constexpr int kMostRounds = 20'000;
 // After which nothing that moves without time is left.
 constexpr int kIdleRounds = 20;
 
-VhostDev::Options device_options(const FarSide& far, MaskMode masks) {
+VhostDev::Options device_options(const FarSide& far, const VmmOptions& wanted) {
   VhostDev::Options options;
   options.name = "dev";
-  options.mask_mode = masks;
+  options.mask_mode = wanted.masks;
+  options.reconnect = wanted.reconnect;
   options.queues = QueueMap::identity(kQueues);
   options.config_size = far.config_size();
   options.init_timeout = std::chrono::minutes(1);
@@ -34,7 +35,7 @@ VhostDev::Options device_options(const FarSide& far, MaskMode masks) {
 }  // namespace
 
 Vmm::Vmm(EventLoop& the_loop, std::function<void()> turn, FarSide& far,
-         MaskMode masks)
+         const VmmOptions& options)
     : loop(the_loop),
       guest({.device_id = far.device_id(),
              .queues = kQueues,
@@ -45,9 +46,9 @@ Vmm::Vmm(EventLoop& the_loop, std::function<void()> turn, FarSide& far,
   guest.iommu = far.has_iommu();
   services.entries.push_back({0, kMiB, 0, IotlbAccess::kBoth});
   config.resize(far.config_size());
-  dev =
-      std::make_unique<VhostDev>(context, far.make_ops(), guest, binding,
-                                 events, &services, device_options(far, masks));
+  dev = std::make_unique<VhostDev>(context, far.make_ops(), guest, binding,
+                                   events, &services,
+                                   device_options(far, options));
 }
 
 Vmm::~Vmm() {

@@ -27,12 +27,17 @@ struct Outcome {
   bool over() const { return calls > 0; }
 };
 
+struct VmmOptions {
+  MaskMode masks = MaskMode::kLocal;
+  std::optional<ReconnectPolicy> reconnect = {};
+};
+
 // A VMM with one device of two queues.
 class Vmm {
  public:
   // All three are borrowed.  `turn` turns `loop` once, without waiting.
   Vmm(EventLoop& loop, std::function<void()> turn, FarSide& far,
-      MaskMode masks = MaskMode::kLocal);
+      const VmmOptions& options = {});
   ~Vmm();
   Vmm(const Vmm&) = delete;
   Vmm& operator=(const Vmm&) = delete;
