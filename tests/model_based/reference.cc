@@ -80,7 +80,7 @@ absl::StatusCode Reference::force_stop() {
 }
 
 absl::StatusCode Reference::reset() {
-  if (!connected()) return kFailedPrecondition;
+  if (state == DeviceState::kCreated) return kFailedPrecondition;
   const absl::StatusCode code = stop(StopReason::kGuestReset);
   for (Queue& queue : queues) queue.wanted.reset();
   return code;
