@@ -491,6 +491,8 @@ class VhostDev::Impl final : public BackendSink,
   std::optional<uint64_t> told_cid_;  // For the next connection.
   std::optional<uint16_t> told_mtu_;
 
+  std::vector<std::byte> lost_config_;  // As the lost back-end had it.
+
   InflightArea inflight_;
   bool inflight_unwanted_ = false;  // The back-end said so.
 

@@ -231,6 +231,7 @@ void VhostDev::Impl::note_broken(const absl::Status& why, Tell tell) {
         std::make_shared<AppliedMemory>(std::exchange(applied_, {})));
   }
   memory_changed_ = false;
+  if (!of_attempt) lost_config_ = config_;
   config_.clear();
   ++config_changes_;
   context_.impl().remove_user(this);

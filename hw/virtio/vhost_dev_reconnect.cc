@@ -271,6 +271,10 @@ void VhostDev::Impl::attempt_ended(absl::Status status) {
 void VhostDev::Impl::attempt_succeeded() {
   schedule_.succeeded();
   broken_status_ = absl::OkStatus();
+  // A successor may be another disk, or a larger one.
+  if (!lost_config_.empty() && lost_config_ != config_) {
+    events_.config_changed();
+  }
   if (!start_refused_.ok()) {
     const absl::Status why = std::exchange(start_refused_, absl::OkStatus());
     events_.needs_reset(annotate(why, options_.name));

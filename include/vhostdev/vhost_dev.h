@@ -175,7 +175,7 @@ class VhostDev {
 
   // Guest reset: stops if running (kGuestReset), tells the back-end
   // RESET_DEVICE if it can, forgets bases, inflight area and accepted features.
-  // States: kReady, kRunning; kBroken: kUnavailable, with all of that forgotten.
+  // States: kReady, kRunning; kBroken: kUnavailable, all of that forgotten.
   // QEMU: vhost_reset_device.
   void reset(Completion done);
 
