@@ -304,10 +304,12 @@ absl::StatusOr<VringBase> VhostDev::Impl::resolve_position(
   }
   absl::Status unknown = absl::FailedPreconditionError(
       "its position is lost with requests in flight: the guest must reset");
+  bool untouched = false;
   if (queue.noted && traits().has_inflight && inflight_.fd != nullptr) {
     const absl::StatusOr<std::optional<VringBase>> noted =
         look_at_area(queue, planned);
     if (noted.ok() && noted->has_value()) return **noted;
+    untouched = noted.ok();
     unknown = absl::FailedPreconditionError(
         absl::StrCat(unknown.message(), " (",
                      noted.ok() ? "the inflight area was not used"
@@ -322,7 +324,11 @@ absl::StatusOr<VringBase> VhostDev::Impl::resolve_position(
       ring_index(ring.addr.avail, ring.big_endian, planned.iotlb);
   if (!used.ok()) return used.status();
   if (!avail.ok()) return avail.status();
-  const bool exact = *used == *avail || acked_.has(kFeatureInOrder);
+  // A back-end marks its part of the area before it takes its first request:
+  // one that died before that has none, and gave none back.
+  untouched = untouched && *used == low_half(queue.ring.base);
+  const bool exact =
+      *used == *avail || untouched || acked_.has(kFeatureInOrder);
   if (exact || options_.ring_base_policy == RingBasePolicy::kQemuCompatible) {
     return VringBase{*used};
   }

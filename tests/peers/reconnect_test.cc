@@ -31,13 +31,28 @@ namespace {
 
 #ifdef VHOSTDEV_NIGHTLY
 constexpr uint64_t kKills = 100;
+constexpr uint64_t kBoundaryStep = 1;
+constexpr uint64_t kStopStep = 1;
+constexpr uint64_t kStoreStep = 1;
 #else
 constexpr uint64_t kKills = 100;
+constexpr uint64_t kBoundaryStep = 10;
+constexpr uint64_t kStopStep = 4;
+constexpr uint64_t kStoreStep = 10;
 #endif
 
 constexpr uint64_t kDiskSize = uint64_t{4} << 20;
 constexpr uint32_t kQueues = 4;
 constexpr uint32_t kDepth = 32;
+// How often a successor must live until the last message is believed to be
+// behind.
+constexpr uint64_t kSurvivors = 3;
+// Some requests of each queue are completed in so many.
+constexpr uint64_t kStores = 300;
+constexpr uint64_t kStopMessages = 3 * kQueues;
+constexpr Duration kSettle = std::chrono::milliseconds(50);
+// Requests take a while: there are always some in flight.
+const std::vector<std::string> kModelLoad = {"--latency-ms=1"};
 constexpr Duration kVerifyPatience = std::chrono::seconds(60);
 
 class KilledOften : public ::testing::Test {
@@ -93,6 +108,13 @@ class KilledOften : public ::testing::Test {
     EXPECT_GT(report["bytes"], 0) << report;
   }
 
+  // The same, and nothing is in doubt.
+  static void expect_sound_and_certain(const nlohmann::json& report) {
+    expect_sound(report);
+    EXPECT_EQ(report["needs_resets"], 0) << report;
+    EXPECT_EQ(report["in_doubt"], 0) << report;
+  }
+
   // Kills back-ends at moments that depend on `seed`: every other one while it
   // works, the others whenever it is.
   void kill_at_random(uint64_t kills, uint64_t seed) {
@@ -124,6 +146,33 @@ class KilledOften : public ::testing::Test {
   std::unique_ptr<Process> verify_;
 };
 
+TEST_F(KilledOften, AModelLosesNothingAndDoublesNothing) {
+  ASSERT_NO_FATAL_FAILURE(use(DiskServer::kModel, kModelLoad));
+  if (IsSkipped()) return;
+  ASSERT_NO_FATAL_FAILURE(begin());
+  ASSERT_NO_FATAL_FAILURE(kill_at_random(kKills, random_seed()));
+  const nlohmann::json report = end();
+  expect_sound_and_certain(report);
+  EXPECT_GE(report["reconnections"], kKills / 4) << report;
+}
+
+// One that dies between two stores to a used ring or the inflight area: nobody
+// but the area says what it had done.
+TEST_F(KilledOften, AModelThatDiesAtAStoreLosesNothingAndDoublesNothing) {
+  ASSERT_NO_FATAL_FAILURE(use(DiskServer::kModel, kModelLoad));
+  if (IsSkipped()) return;
+  ASSERT_NO_FATAL_FAILURE(begin());
+  for (uint64_t store = 1; store <= kStores; store += kStoreStep) {
+    SCOPED_TRACE(absl::StrCat("store ", store));
+    ASSERT_EQ(disk_->start({absl::StrCat("--die-after-store=", store)}),
+              absl::OkStatus());
+    ASSERT_TRUE(disk_->ends_in(kVerifyPatience));
+  }
+  ASSERT_EQ(disk_->start(), absl::OkStatus());
+  ASSERT_EQ(disk_->wait_for_writes().value_or(false), true);
+  expect_sound_and_certain(end());
+}
+
 // Without an inflight area the driver has to reset the device: what was in
 // flight is in doubt, and nothing else.
 TEST_F(KilledOften, AQemuDiskLosesNothingSilently) {
@@ -137,6 +186,81 @@ TEST_F(KilledOften, AQemuDiskLosesNothingSilently) {
   EXPECT_GT(report["needs_resets"], 0) << report;
   EXPECT_GT(report["in_doubt"], 0) << report;
 }
+
+// A back-end that dies before it answers message N, or after it.
+class KilledAtEachMessage : public KilledOften,
+                            public ::testing::WithParamInterface<const char*> {
+ protected:
+  std::vector<std::string> dies_at(uint64_t message) const {
+    return {absl::StrCat("--die-", GetParam(), "-message=", message)};
+  }
+
+  // Messages of a start after a loss, about: each successor dies at the next
+  // message but `step`, until some have had them all and live.
+  uint64_t reconnect_at_each(uint64_t step) {
+    uint64_t last = 0;
+    for (uint64_t at = 1; at < last + kSurvivors * step + 2; at += step) {
+      SCOPED_TRACE(absl::StrCat("message ", at));
+      EXPECT_EQ(disk_->start(dies_at(at)), absl::OkStatus());
+      const absl::StatusOr<bool> writes = disk_->wait_for_writes();
+      EXPECT_TRUE(writes.ok()) << writes.status();
+      // It may work before it has had its last message.
+      if (!writes.ok() || HasFailure()) break;
+      if (!*writes || disk_->ends_in(kSettle)) last = at;
+    }
+    return last;
+  }
+};
+
+TEST_P(KilledAtEachMessage, OfAReconnection) {
+  ASSERT_NO_FATAL_FAILURE(use(DiskServer::kModel, kModelLoad));
+  if (IsSkipped()) return;
+  ASSERT_NO_FATAL_FAILURE(begin());
+  const uint64_t last = reconnect_at_each(kBoundaryStep);
+  EXPECT_GT(last, kQueues);
+  expect_sound_and_certain(end());
+}
+
+TEST_P(KilledAtEachMessage, OfTheFirstConnectionAndStart) {
+  ASSERT_NO_FATAL_FAILURE(use(DiskServer::kModel, kModelLoad));
+  if (IsSkipped()) return;
+  bool died = true;
+  for (uint64_t at = 1; died; at += kBoundaryStep) {
+    SCOPED_TRACE(absl::StrCat("message ", at));
+    ASSERT_NO_FATAL_FAILURE(begin(dies_at(at)));
+    const absl::StatusOr<bool> writes = disk_->wait_for_writes();
+    ASSERT_TRUE(writes.ok()) << writes.status();
+    died = !*writes || disk_->ends_in(kSettle);
+    if (died) {
+      ASSERT_EQ(disk_->start(), absl::OkStatus());
+    }
+    ASSERT_EQ(disk_->wait_for_writes().value_or(false), true);
+    expect_sound_and_certain(end());
+  }
+}
+
+// The stop at the end of the load comes upon a back-end that dies of it.
+TEST_P(KilledAtEachMessage, OfAStop) {
+  ASSERT_NO_FATAL_FAILURE(use(DiskServer::kModel, kModelLoad));
+  if (IsSkipped()) return;
+  ASSERT_NO_FATAL_FAILURE(begin());
+  const uint64_t last = reconnect_at_each(1);
+  expect_sound_and_certain(end());
+  for (uint64_t at = last + 1; at < last + kStopMessages; at += kStopStep) {
+    SCOPED_TRACE(absl::StrCat("message ", at));
+    ASSERT_NO_FATAL_FAILURE(begin());
+    ASSERT_EQ(disk_->wait_for_writes().value_or(false), true);
+    ASSERT_EQ(disk_->start(dies_at(at)), absl::OkStatus());
+    ASSERT_EQ(disk_->wait_for_writes().value_or(false), true);
+    expect_sound_and_certain(end());
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Model, KilledAtEachMessage,
+                         ::testing::Values("before", "after"),
+                         [](const auto& one) {
+                           return std::string(one.param);
+                         });
 
 }  // namespace
 }  // namespace vhost::testing

@@ -205,6 +205,18 @@ TEST_F(DeviceInflight, ASuccessorGetsItAndTheRequestsInFlight) {
   EXPECT_THAT(*journal, Contains("Configure q0 num=256 base=5 addr call err"));
 }
 
+// It died in its start: the rings that it was told of have requests already.
+TEST_F(DeviceInflight, ABackEndThatTookNothingLeavesARingWhereItWas) {
+  make_running(tracking());
+  set_indexes(kVq0, 4, 0);
+
+  lose();
+  loop.run_ready();
+
+  EXPECT_EQ(dev->state(), DeviceState::kRunning);
+  EXPECT_THAT(events.resets_needed, IsEmpty());
+}
+
 TEST_F(DeviceInflight, AnAreaThatWasNotUsedSaysNothing) {
   make_running(tracking());
   set_indexes(kVq0, 9, 5);
