@@ -38,7 +38,8 @@ class Connection {
     uint32_t max_outstanding = 128;
     uint32_t max_outstanding_fds = 64;  // Of those, how many may carry fds.
     Duration reply_timeout = std::chrono::seconds(5);
-    Duration drain_timeout = std::chrono::seconds(30);  // GET_VRING_BASE
+    Duration drain_timeout = std::chrono::seconds(30);   // GET_VRING_BASE
+    Duration memory_timeout = std::chrono::seconds(30);  // SET_MEM_TABLE, ...
     Duration check_state_timeout = std::chrono::seconds(60);
   };
 
@@ -163,6 +164,7 @@ class Connection {
   void confirm_through(uint64_t number, MonotonicTime now);
   void record_reply(const Reply& reply);
   Duration timeout_of(Request id) const;
+  Duration patience() const;
 
   const Options options_;
   bool log_shmfd_ = false;
