@@ -194,6 +194,10 @@ Duration Connection::timeout_of(Request id) const {
   switch (id) {
     case Request::kGetVringBase:
       return options_.drain_timeout;
+    case Request::kSetMemTable:
+    case Request::kAddMemReg:
+    case Request::kRemMemReg:
+      return options_.memory_timeout;
     case Request::kCheckDeviceState:
       return options_.check_state_timeout;
     default:
@@ -201,9 +205,19 @@ Duration Connection::timeout_of(Request id) const {
   }
 }
 
+// For the reply that is due next: the back-end does, one after the other, what
+// was not confirmed before it.
+Duration Connection::patience() const {
+  Duration out{0};
+  for (uint64_t number = confirmed_; number <= next_awaited_; ++number) {
+    out = std::max(out, timeout_of(entry(number).id));
+  }
+  return out;
+}
+
 std::optional<MonotonicTime> Connection::deadline() const {
   if (!status_.ok() || !oldest_since_ || !waiting()) return std::nullopt;
-  return *oldest_since_ + timeout_of(entry(next_awaited_).id);
+  return *oldest_since_ + patience();
 }
 
 absl::Status Connection::check_deadline(MonotonicTime now) {
@@ -211,7 +225,7 @@ absl::Status Connection::check_deadline(MonotonicTime now) {
   if (!due || now < *due) return status_;
   const Entry& e = entry(next_awaited_);
   const auto limit =
-      std::chrono::duration_cast<std::chrono::milliseconds>(timeout_of(e.id));
+      std::chrono::duration_cast<std::chrono::milliseconds>(patience());
   return fail(absl::DeadlineExceededError(
       absl::StrCat("no reply to ", describe(e.id, queue_of_entry(e)), " for ",
                    limit.count(), " ms")));

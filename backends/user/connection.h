@@ -38,7 +38,8 @@ class Connection {
     uint32_t max_outstanding = 128;
     uint32_t max_outstanding_fds = 64;  // Of those, how many may carry fds.
     Duration reply_timeout = std::chrono::seconds(5);
-    Duration drain_timeout = std::chrono::seconds(30);  // GET_VRING_BASE
+    Duration drain_timeout = std::chrono::seconds(30);   // GET_VRING_BASE
+    Duration memory_timeout = std::chrono::seconds(30);  // SET_MEM_TABLE, ...
     Duration check_state_timeout = std::chrono::seconds(60);
   };
 
@@ -168,6 +169,7 @@ class Connection {
   void record_reply(const Entry& e, const Reply& reply, MonotonicTime now);
   void count_unanswered();
   Duration timeout_of(Request id) const;
+  Duration patience() const;
 
   const Options options_;
   MessageRecorder* const recorder_;

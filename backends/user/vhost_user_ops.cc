@@ -26,6 +26,7 @@ Connection::Options connection_options(const VhostUserOptions& options) {
           .max_outstanding_fds = std::max(options.max_outstanding_fds, 1u),
           .reply_timeout = options.reply_timeout,
           .drain_timeout = options.drain_timeout,
+          .memory_timeout = options.memory_timeout,
           .check_state_timeout = options.check_state_timeout};
 }
 

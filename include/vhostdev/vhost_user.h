@@ -62,6 +62,9 @@ struct VhostUserOptions {
   Duration reply_timeout = std::chrono::seconds(5);
   // The same for GET_VRING_BASE, which waits for requests in flight.
   Duration drain_timeout = std::chrono::seconds(30);
+  // The same for requests about memory: a back-end that pins or registers it
+  // takes 20 s for 150 GiB.
+  Duration memory_timeout = std::chrono::seconds(30);
   Duration check_state_timeout = std::chrono::seconds(60);
 
   // Un-acknowledged requests at most; 1 is strictly serial, for a back-end

@@ -30,7 +30,8 @@ constexpr uint32_t kQueues = 2;
 // Of a request; in the time of a loop that has a clock of its own.
 constexpr VhostUserOptions kUserOptions = {
     .reply_timeout = std::chrono::seconds(20),
-    .drain_timeout = std::chrono::seconds(20)};
+    .drain_timeout = std::chrono::seconds(20),
+    .memory_timeout = std::chrono::seconds(20)};
 
 std::unique_ptr<testing::ModelBlk> make_disk() {
   auto disk = testing::ModelBlk::on_memory(kDiskSize);

@@ -188,7 +188,8 @@ class TwoDisks : public ::testing::Test {
       dev = std::make_unique<VhostDev>(
           vm.context,
           make_vhost_user_ops(ConnectTo{path},
-                              {.reply_timeout = kReplyTimeout}),
+                              {.reply_timeout = kReplyTimeout,
+                               .memory_timeout = kReplyTimeout}),
           guest, binding, events, nullptr, options);
     }
     std::unique_ptr<testing::ModelBlk> device =

@@ -34,9 +34,10 @@ void StoppingFar::restart(uint64_t stop_before) {
 void StoppingFar::go_on() { process_->signal(SIGCONT); }
 
 std::unique_ptr<VhostOps> StoppingFar::make_ops() {
-  return make_vhost_user_ops(
-      ConnectTo{path()},
-      {.reply_timeout = kReplyTimeout, .drain_timeout = kReplyTimeout});
+  return make_vhost_user_ops(ConnectTo{path()},
+                             {.reply_timeout = kReplyTimeout,
+                              .drain_timeout = kReplyTimeout,
+                              .memory_timeout = kReplyTimeout});
 }
 
 uint32_t StoppingFar::device_id() const { return kDeviceIdBlock; }

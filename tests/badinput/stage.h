@@ -36,7 +36,8 @@ class Stage {
     MaskMode mask_mode = MaskMode::kBackend;
     testing::ModelOptions model = {};
     VhostUserOptions user = {.reply_timeout = kReplyTimeout,
-                             .drain_timeout = kDrainTimeout};
+                             .drain_timeout = kDrainTimeout,
+                             .memory_timeout = kReplyTimeout};
     VhostDev::Options device = {};
     bool iommu = false;
     // Connects there instead: there is no meddler.

@@ -85,8 +85,10 @@ FrozenPeerVmm::FrozenPeerVmm(VhostUserAddress address, uint32_t device_id,
   context_ = std::make_unique<VhostContext>(*loop_, memory_);
   dev_ = std::make_unique<VhostDev>(
       *context_,
-      make_vhost_user_ops(std::move(address), {.reply_timeout = reply_timeout,
-                                               .drain_timeout = reply_timeout}),
+      make_vhost_user_ops(std::move(address),
+                          {.reply_timeout = reply_timeout,
+                           .drain_timeout = reply_timeout,
+                           .memory_timeout = reply_timeout}),
       guest_, binding_, events_, nullptr, device_options(queues));
 }
 

@@ -397,6 +397,33 @@ TEST(Connection, ARequestsClockStartsWhenItIsTheOldest) {
             "vq 0 was acknowledged; first unconfirmed: GET_VRING_BASE vq 0");
 }
 
+TEST(Connection, WhatChangesMemoryHasTimeOfItsOwn) {
+  Rig rig({.reply_timeout = seconds(5), .memory_timeout = seconds(30)});
+  const UniqueFd file = any_fd();
+  const FdRef fd = file;
+  rig.ask(Request::kAddMemReg, Payload(wire::SingleMemoryRegion()), true, 0,
+          {&fd, 1});
+  rig.ask_num(0);
+  rig.send_all();
+  EXPECT_EQ(rig.connection.deadline(), kStart + seconds(30));
+  rig.now += seconds(20);
+  rig.feed(ack(to_int(Request::kAddMemReg)));
+  static_cast<void>(rig.cookies());
+  EXPECT_EQ(rig.connection.deadline(), kStart + seconds(25));
+}
+
+// Without acknowledgements it is the next reply that comes late.
+TEST(Connection, WhatFollowsAChangeOfMemoryWaitsForIt) {
+  Rig rig({.reply_timeout = seconds(5), .memory_timeout = seconds(30)});
+  const UniqueFd file = any_fd();
+  const FdRef fd = file;
+  rig.ask(Request::kAddMemReg, Payload(wire::SingleMemoryRegion()), false, 0,
+          {&fd, 1});
+  rig.ask(Request::kGetFeatures);
+  rig.send_all();
+  EXPECT_EQ(rig.connection.deadline(), kStart + seconds(30));
+}
+
 TEST(Connection, NothingIsOverdueWhileNothingIsDue) {
   Rig rig;
   EXPECT_EQ(rig.connection.deadline(), std::nullopt);

@@ -239,7 +239,7 @@ TEST(OnALoop, AQuiesceLeavesByItself) {
 }
 
 TEST(OnALoop, ASilentBackEndTimesOut) {
-  LoopRig rig({.reply_timeout = seconds(5)});
+  LoopRig rig({.reply_timeout = seconds(5), .memory_timeout = seconds(5)});
   rig.open_on_loop();
   const Guest guest(1);
   const Pending pending = rig.begin(guest.configure());

@@ -32,6 +32,7 @@ absl::StatusOr<std::unique_ptr<VhostOps>> make_ops(const Options& options) {
   VhostUserOptions user;
   user.reply_timeout = options.timeout;
   user.drain_timeout = options.timeout;
+  user.memory_timeout = options.timeout;
   user.check_state_timeout = options.timeout;
   return make_vhost_user_ops(*std::move(address), user);
 }
