@@ -175,6 +175,13 @@ std::vector<Operation> of_classes() {
        .places = {{kDisk}, {kFake}},
        .from = kRunning,
        .begin = write_config},
+      {.name = "GetInflight",
+       .places = {{kDisk}, {kCard}},
+       .from = kReady,
+       .begin =
+           [](Vmm& vmm, Completion done) {
+             vmm.dev->get_inflight(256, std::move(done));
+           }},
       {.name = "SetMtu",
        .places = {{kCard}, {kFake}, {kDisk, absl::StatusCode::kUnimplemented}},
        .from = kReady,
