@@ -30,6 +30,8 @@ class BlkReconnectTest : public BlkTest {
     std::string folder = ::testing::TempDir() + "vhostdev-XXXXXX";
     if (::mkdtemp(folder.data()) != nullptr) folder_ = folder;
     driver_options.reconnect.emplace();
+    // Nobody knows what it had done, unless a test wants that.
+    backend_options.without_protocol_features = 1ull << kProtocolInflightShmfd;
     client_options.wait_mode = BlkClient::WaitMode::kSleep;
   }
   ~BlkReconnectTest() override {
@@ -115,6 +117,24 @@ TEST_F(BlkReconnectTest, WhatIsInFlightIsInDoubtAndTheClientGoesOn) {
   ASSERT_TRUE(stopped.ok());
   EXPECT_TRUE(stopped->status.ok()) << stopped->status;
   EXPECT_TRUE(stopped->returned.empty());
+}
+
+TEST_F(BlkReconnectTest, WhatAnInflightAreaKnowsIsFinishedByTheSuccessor) {
+  backend_options.without_protocol_features = 0;
+  ASSERT_NO_FATAL_FAILURE(make_client(2));
+  fill(data.span(), 17);
+  ASSERT_NO_FATAL_FAILURE(hang_up_under_load());
+  ASSERT_TRUE(backend->start_thread().ok());
+  uint32_t completed = 0;
+  while (client->in_flight() != 0) {
+    std::array<BlkCompletion, kRequests> done;
+    const size_t count = client->wait(done);
+    for (const BlkCompletion& one : std::span(done).first(count)) {
+      EXPECT_TRUE(one.status.ok()) << one.status;
+      ++completed;
+    }
+  }
+  EXPECT_EQ(completed, kRequests);
 }
 
 TEST_F(BlkReconnectTest, ATimeWithoutBackEndIsNoStall) {

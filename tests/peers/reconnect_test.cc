@@ -30,7 +30,7 @@ namespace vhost::testing {
 namespace {
 
 #ifdef VHOSTDEV_NIGHTLY
-constexpr uint64_t kKills = 100;
+constexpr uint64_t kKills = 1000;
 constexpr uint64_t kBoundaryStep = 1;
 constexpr uint64_t kStopStep = 1;
 constexpr uint64_t kStoreStep = 1;
