@@ -52,7 +52,8 @@ constexpr uint64_t kStores = 300;
 constexpr uint64_t kStopMessages = 3 * kQueues;
 constexpr Duration kSettle = std::chrono::milliseconds(50);
 // Requests take a while: there are always some in flight.
-const std::vector<std::string> kModelLoad = {"--latency-ms=1"};
+const std::vector<std::string> kModelLoad = {"--latency-ms=1",
+                                             "--newest-first"};
 constexpr Duration kVerifyPatience = std::chrono::seconds(60);
 
 class KilledOften : public ::testing::Test {

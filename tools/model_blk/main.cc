@@ -121,6 +121,7 @@ absl::Status serve(const Options& options) {
   model.without_features = options.without_features;
   model.without_protocol_features = options.without_protocol_features;
   model.latency = options.latency;
+  model.newest_first = options.newest_first;
   model.fault = options.fault;
   model.fault_after = options.fault_after;
   model.on_trouble = complain;

@@ -31,6 +31,7 @@ enum Option : int {
   kOptQueues,
   kOptWithout,
   kOptLatency,
+  kOptNewestFirst,
   kOptFault,
   kOptStopBeforeMessage,
   kOptDieAfterStore,
@@ -49,6 +50,7 @@ const option kLongOptions[] = {
     {"queues", required_argument, nullptr, kOptQueues},
     {"without", required_argument, nullptr, kOptWithout},
     {"latency-ms", required_argument, nullptr, kOptLatency},
+    {"newest-first", no_argument, nullptr, kOptNewestFirst},
     {"fault", required_argument, nullptr, kOptFault},
     {"stop-before-message", required_argument, nullptr, kOptStopBeforeMessage},
     {"die-after-store", required_argument, nullptr, kOptDieAfterStore},
@@ -157,6 +159,9 @@ absl::Status parse_one(int what, const char* text, Options& options) {
     case kOptReadOnly:
       options.read_only = true;
       break;
+    case kOptNewestFirst:
+      options.newest_first = true;
+      break;
     case kOptFault:
       return parse_fault(text, options);
     case kOptDieAfterStore:
@@ -209,6 +214,9 @@ const char kHelp[] =
     "  --without=NAME,...     does not offer these features, spelled as in\n"
     "                         the specifications: EVENT_IDX, REPLY_ACK\n"
     "  --latency-ms=N         completes each request N ms after it came\n"
+    "  --newest-first         of the requests that are due, completes the "
+    "newer\n"
+    "                         half first\n"
     "  --fault=LIE[@N]        lies about one request of each queue, after N\n"
     "                         that it did not lie about: used-index (it moves\n"
     "                         too far), used-id (no such descriptor),\n"

@@ -27,6 +27,7 @@ struct Options {
   FeatureSet without_features;
   uint64_t without_protocol_features = 0;
   std::chrono::nanoseconds latency{0};
+  bool newest_first = false;
   testing::ModelFault fault = testing::ModelFault::kNone;
   uint64_t fault_after = 0;
   // For tests, and not in kHelp: stops itself (SIGSTOP) when the message of
