@@ -5,7 +5,9 @@
 // Never mapped here: a back-end may make the file shorter at any time, and who
 // touches a mapping behind its end dies of it.
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -25,8 +27,14 @@ namespace {
 // Whether the file holds what is said of it.
 absl::Status check_extent(const InflightArea& area) {
   struct stat file = {};
-  if (::fstat(area.fd->get(), &file) != 0) {
+  struct statfs holder = {};
+  if (::fstat(area.fd->get(), &file) != 0 ||
+      ::fstatfs(area.fd->get(), &holder) != 0) {
     return errno_status(errno, "inflight area");
+  }
+  // A pipe, or a file that some process serves: reading it could wait for ever.
+  if (!S_ISREG(file.st_mode) || holder.f_type == FUSE_SUPER_MAGIC) {
+    return absl::DataLossError("inflight area is not in memory");
   }
   const auto size = static_cast<uint64_t>(std::max<off_t>(file.st_size, 0));
   if (area.mmap_offset <= size && area.mmap_size <= size - area.mmap_offset) {
@@ -146,8 +154,10 @@ Task VhostDev::Impl::get_inflight_task(uint16_t queue_size) {
 // After the features: the layout depends on them.
 Task VhostDev::Impl::obtain_inflight(uint16_t queue_size,
                                      MonotonicTime deadline) {
-  Verb verb =
-      GetInflight{.num_queues = inflight_queues(), .queue_size = queue_size};
+  // Queues that the back-end lacks are not started (fewer_queues_ok).
+  const auto queues = static_cast<uint16_t>(
+      std::min<uint32_t>(inflight_queues(), traits().max_queues));
+  Verb verb = GetInflight{.num_queues = queues, .queue_size = queue_size};
   BatchResult got = co_await Submit(runner_, std::move(verb), deadline);
   absl::Status status = judge(got);
   if (!status.ok()) co_return status;
@@ -156,12 +166,11 @@ Task VhostDev::Impl::obtain_inflight(uint16_t queue_size,
     inflight_unwanted_ = true;
     co_return status;
   }
-  if (got.inflight.num_queues < inflight_queues() ||
+  if (got.inflight.num_queues < queues ||
       got.inflight.queue_size < queue_size) {
-    co_return absl::DataLossError(
-        absl::StrCat("inflight area for ", got.inflight.num_queues,
-                     " rings of ", got.inflight.queue_size, "; asked for ",
-                     inflight_queues(), " of ", queue_size));
+    co_return absl::DataLossError(absl::StrCat(
+        "inflight area for ", got.inflight.num_queues, " rings of ",
+        got.inflight.queue_size, "; asked for ", queues, " of ", queue_size));
   }
   status = check_extent(got.inflight);
   if (status.ok()) inflight_ = std::move(got.inflight);
@@ -184,14 +193,16 @@ absl::Status VhostDev::Impl::check_inflight(const InflightArea& area) const {
   if (area.fd == nullptr || !area.fd->valid() || area.mmap_size == 0) {
     return absl::InvalidArgumentError("inflight area without a descriptor");
   }
-  if (area.num_queues != inflight_queues() || area.queue_size == 0) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "inflight area for ", area.num_queues, " rings of ", area.queue_size,
-        "; the back-end has ", inflight_queues()));
+  if (area.num_queues == 0 || area.num_queues > inflight_queues() ||
+      area.queue_size == 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("inflight area for ", area.num_queues, " rings of ",
+                     area.queue_size, "; the device has ", inflight_queues()));
   }
   const absl::Status extent = check_extent(area);
   if (!extent.ok()) return absl::InvalidArgumentError(extent.message());
   for (const Queue& queue : queues_) {
+    if (to_int(queue.backend) >= area.num_queues) continue;
     const absl::StatusOr<std::vector<std::byte>> region =
         region_of(area, queue.backend, ring_format());
     if (!region.ok()) {

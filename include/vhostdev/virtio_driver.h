@@ -145,7 +145,7 @@ class VirtioDriver final {
     // for it, but for a stop(kDrain) and its `drain_timeout`; reading and
     // writing the configuration is kFailedPrecondition.  Only a turning loop
     // brings a back-end back.
-    std::optional<ReconnectPolicy> reconnect;
+    std::optional<ReconnectPolicy> reconnect = std::nullopt;
 
     // Told what the driver is told.  After needs_reset(), reconnected() says
     // that the device was reset and runs again.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Replies that are not what is due, to every request of all that a VMM does.
+#include "backends/user/message_table.h"
 #include "tests/badinput/every_message.h"
 
 namespace vhost::badinput {
@@ -16,6 +17,12 @@ class Malformed : public EveryMessage {
     EXPECT_THAT(std::string(outcome.status.message()),
                 HasSubstr(request.name()));
     EXPECT_LE(outcome.took, std::chrono::milliseconds(5));
+  }
+  // Its answer comes with a descriptor, and may be four bytes shorter.
+  static bool answered_otherwise(const Request& request) {
+    constexpr auto kInflight =
+        static_cast<uint32_t>(user::Request::kGetInflightFd);
+    return request.answered && request.id != kInflight;
   }
 };
 
@@ -36,7 +43,7 @@ TEST_P(Malformed, AReplyOfAnotherVersionEndsTheConnection) {
 }
 
 TEST_P(Malformed, AReplyThatIsTooShortEndsTheConnection) {
-  disturb_each(Mischief::kShorter, answered, expect_data_loss);
+  disturb_each(Mischief::kShorter, answered_otherwise, expect_data_loss);
 }
 
 TEST_P(Malformed, AReplyThatIsTooLongEndsTheConnection) {
@@ -48,7 +55,7 @@ TEST_P(Malformed, AReplyThatClaimsFourGigabytesEndsTheConnection) {
 }
 
 TEST_P(Malformed, ADescriptorThatNobodyAskedForEndsTheConnection) {
-  disturb_each(Mischief::kStrayFd, answered, expect_data_loss);
+  disturb_each(Mischief::kStrayFd, answered_otherwise, expect_data_loss);
 }
 
 TEST_P(Malformed, MoreDescriptorsThanAMessageHasEndTheConnection) {

@@ -120,6 +120,10 @@ BackendCounters minus(const BackendCounters& a, const BackendCounters& b) {
           .fds = a.fds - b.fds};
 }
 
+// What a cold start costs beyond a replay: it asks for the inflight area, which
+// the successor is given (one message, and a wait for its answer).
+constexpr uint64_t kAreaAskedFor = 1;
+
 TEST_F(SocketReconnect, OneAttemptAfterTheSocketAppearsAndAColdStartsMessages) {
   start_model();
   make(ConnectTo{path()});
@@ -136,8 +140,8 @@ TEST_F(SocketReconnect, OneAttemptAfterTheSocketAppearsAndAColdStartsMessages) {
   ASSERT_TRUE(turn_until_running());
 
   const BackendCounters replay = minus(dev->counters(), cold);
-  EXPECT_EQ(replay.messages, cold.messages);
-  EXPECT_EQ(replay.waits, cold.waits);
+  EXPECT_EQ(replay.messages + kAreaAskedFor, cold.messages);
+  EXPECT_EQ(replay.waits + kAreaAskedFor, cold.waits);
   EXPECT_EQ(replay.fds, cold.fds);
   EXPECT_EQ(model->counters().connections, 1);
   turn_until([this] { return events.reconnections > 0; });
@@ -166,8 +170,8 @@ TEST_F(SocketReconnect, WhereWeListenTheFirstToConnectIsTheOneAttempt) {
   ASSERT_TRUE(turn_until_running());
 
   const BackendCounters replay = minus(dev->counters(), cold);
-  EXPECT_EQ(replay.messages, cold.messages);
-  EXPECT_EQ(replay.waits, cold.waits);
+  EXPECT_EQ(replay.messages + kAreaAskedFor, cold.messages);
+  EXPECT_EQ(replay.waits + kAreaAskedFor, cold.waits);
   EXPECT_EQ(model->counters().connections, 1);
 }
 
