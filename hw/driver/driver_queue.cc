@@ -122,7 +122,7 @@ absl::Status DriverQueue::release() {
   // Somebody else may have stopped the device: there is nothing to give back.
   if (closed_) return absl::OkStatus();
   if (!owned_by_caller()) return not_owner(index_);
-  if (held_ != nullptr && held_ != current_) left_.push_back(held_);
+  if (held_ != nullptr && held_ != current_) drain_ring(*held_, left_);
   held_ = nullptr;
   owner_.store(std::thread::id());
   return absl::OkStatus();
@@ -154,17 +154,18 @@ std::shared_ptr<DriverRing> DriverQueue::hold() {
 }
 
 absl::Status DriverQueue::replace_ring(DmaMemory& memory,
-                                       const absl::Status& why, bool quiet) {
+                                       const absl::Status& why) {
   absl::StatusOr<std::shared_ptr<DriverRing>> fresh =
       DriverRing::create(memory, options_);
   if (!fresh.ok()) return fresh.status();
   {
     absl::MutexLock lock(&mutex_);
-    if (!quiet) current_->abandon_memory();
     // ORDER: the new ring is there before the loss of the old one shows.
     const std::shared_ptr<DriverRing> old =
         std::exchange(current_, *std::move(fresh));
     old->lose(why, /*replaced=*/true);
+    // Somebody left it with requests in flight: they are still to be returned.
+    if (held_ == nullptr) drain_ring(*old, left_);
   }
   signal_call();
   return absl::OkStatus();
@@ -228,18 +229,25 @@ bool DriverQueue::collect_from(SplitVirtqueue& ring,
 }
 
 void DriverQueue::take_back(std::vector<VirtioDriver::Returned>& out) {
-  std::vector<std::shared_ptr<DriverRing>> rings;
+  std::vector<VirtioDriver::Returned> left;
+  std::shared_ptr<DriverRing> held;
+  std::shared_ptr<DriverRing> last;
   {
     absl::MutexLock lock(&mutex_);
-    rings.swap(left_);
-    if (held_ != nullptr && held_ != current_) rings.push_back(held_);
-    rings.push_back(current_);
+    left.swap(left_);
+    held = held_;
+    last = current_;
   }
-  for (const std::shared_ptr<DriverRing>& each : rings) {
-    collect_from(each->ring(), out);
-    for (const uint64_t cookie : each->ring().take_back()) {
-      out.push_back({index_, cookie, false, 0});
-    }
+  out.insert(out.end(), left.begin(), left.end());
+  if (held != nullptr && held != last) drain_ring(*held, out);
+  drain_ring(*last, out);
+}
+
+void DriverQueue::drain_ring(DriverRing& from,
+                             std::vector<VirtioDriver::Returned>& out) {
+  collect_from(from.ring(), out);
+  for (const uint64_t cookie : from.ring().take_back()) {
+    out.push_back({index_, cookie, false, 0});
   }
 }
 

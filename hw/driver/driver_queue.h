@@ -106,11 +106,9 @@ class DriverQueue {
   // -- Another ring -------------------------------------------------------
 
   // Puts an empty ring in place of the current one, which is lost because of
-  // `why`; its memory is used again only if the device is `quiet`.  Wakes the
-  // owner.  Loop thread.
+  // `why` and which nobody uses any more.  Wakes the owner.  Loop thread.
   // Errors: as create(); nothing happened.
-  absl::Status replace_ring(DmaMemory& memory, const absl::Status& why,
-                            bool quiet);
+  absl::Status replace_ring(DmaMemory& memory, const absl::Status& why);
 
   // -- Notification ---------------------------------------------------------
 
@@ -148,6 +146,7 @@ class DriverQueue {
   std::shared_ptr<DriverRing> current() const;
   bool collect_from(SplitVirtqueue& ring,
                     std::vector<VirtioDriver::Returned>& out);
+  void drain_ring(DriverRing& from, std::vector<VirtioDriver::Returned>& out);
 
   const QueueIndex index_;
   const Options options_;
@@ -161,8 +160,8 @@ class DriverQueue {
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
   std::shared_ptr<DriverRing> current_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<DriverRing> held_ ABSL_GUARDED_BY(mutex_);  // The owner's.
-  // Replaced before their owner knew, which is gone.
-  std::vector<std::shared_ptr<DriverRing>> left_ ABSL_GUARDED_BY(mutex_);
+  // Of rings that were replaced and that nobody has.
+  std::vector<VirtioDriver::Returned> left_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace vhost

@@ -86,7 +86,7 @@ size_t NetSendQueue::poll(std::span<NetSent> out) {
   }
   // Some were sent between two polls.
   if (failure_.ok() && failed_slot_ == slots_.size()) failed_slot_ = 0;
-  if (failure_.ok() && in_flight_ == 0) renew();
+  if (failure_.ok() && in_flight_ == 0 && renew()) failed_slot_ = 0;
   return count;
 }
 

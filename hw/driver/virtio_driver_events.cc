@@ -43,9 +43,12 @@ void VirtioDriver::Impl::drop_queues(bool quiet) {
     last.swap(queues);
     open_for_use = false;
   }
+  // ORDER: the successor of a back-end may be quiet, and that one not.
+  const bool unused = quiet && still_used.ok();
+  still_used = absl::OkStatus();
   for (const std::shared_ptr<DriverQueue>& queue : last) {
     queue->take_back(stopped.returned);
-    if (!quiet) queue->abandon_memory();
+    if (!unused) queue->abandon_memory();
   }
 }
 
@@ -122,7 +125,7 @@ void VirtioDriver::Impl::broken(const absl::Status& why) {
   const bool comes_back = options.reconnect.has_value() &&
                           (device_status & kStatusDriverOk) != 0 &&
                           (device_status & kStatusNeedsReset) == 0;
-  if (comes_back) quiet_loss = absl::IsUnavailable(why);
+  if (comes_back && !absl::IsUnavailable(why)) still_used.Update(why);
   // A reset, or an attempt, may have brought it back before this was delivered.
   if (dev->state() == DeviceState::kBroken) {
     if (comes_back) {

@@ -161,7 +161,9 @@ struct VirtioDriver::Impl final : public VirtioDevice,
   bool restart_due = false;    // As soon as nothing is in its way.
   bool restart_again = false;  // The one under way comes to nothing.
   uint64_t restarts = 0;       // The one under way; others are forgotten.
-  bool quiet_loss = false;     // The last back-end was gone, not just given up.
+  // Why a back-end that had the rings may still use them: it was given up, and
+  // nobody knows that it is gone.  OK: there is none.
+  absl::Status still_used;
   // Since when the back-end is there, in nanoseconds of the steady clock; for
   // any thread.
   static constexpr int64_t kAway = std::numeric_limits<int64_t>::max();

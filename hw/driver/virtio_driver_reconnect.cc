@@ -8,7 +8,9 @@
 //
 // A restart is what a guest does about NEEDS_RESET: new rings, a reset, the
 // same features, a start.  Where the back-end dies in the middle of it, the
-// next one that comes gets a restart of its own.
+// next one that comes gets a restart of its own.  Where a back-end was given up
+// that may still run (it was silent, or made no sense), nothing is restarted:
+// it may use what the old rings name, and the device is lost.
 
 #include <algorithm>
 #include <limits>
@@ -68,8 +70,13 @@ void VirtioDriver::Impl::reconnected() {
 }
 
 void VirtioDriver::Impl::needs_reset(const absl::Status& why) {
-  if ((device_status & kStatusDriverOk) != 0 && operation != "stop" &&
-      operation != "reset") {
+  if (!still_used.ok()) {
+    // What the old rings name would be used twice.
+    device_status |= kStatusNeedsReset;
+    there_since.store(0);
+    lose(still_used);
+  } else if ((device_status & kStatusDriverOk) != 0 && operation != "stop" &&
+             operation != "reset") {
     restart_due = true;
     restart_again = operation == kRestart;
     restart();
@@ -104,7 +111,7 @@ void VirtioDriver::Impl::restart() {
   restart_again = false;
   const absl::Status why = outcome_unknown_error(options.name);
   for (const std::shared_ptr<DriverQueue>& queue : all_queues()) {
-    const absl::Status replaced = queue->replace_ring(memory, why, quiet_loss);
+    const absl::Status replaced = queue->replace_ring(memory, why);
     if (!replaced.ok()) return finish_restart(replaced);
   }
   const uint64_t mine = ++restarts;
@@ -143,7 +150,10 @@ void VirtioDriver::Impl::finish_restart(const absl::Status& status) {
   restart_due = false;
   there_since.store(0);
   device_status |= kStatusNeedsReset;
-  lose(annotate(status, absl::StrCat(options.name, ": ", kRestart)));
+  const absl::Status why =
+      annotate(status, absl::StrCat(options.name, ": ", kRestart));
+  lose(why);
+  if (options.events != nullptr) options.events->broken(why);
 }
 
 void VirtioDriver::Impl::over() {

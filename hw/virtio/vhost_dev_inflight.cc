@@ -5,9 +5,7 @@
 // Never mapped here: a back-end may make the file shorter at any time, and who
 // touches a mapping behind its end dies of it.
 #include <fcntl.h>
-#include <linux/magic.h>
 #include <sys/stat.h>
-#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -27,14 +25,14 @@ namespace {
 // Whether the file holds what is said of it.
 absl::Status check_extent(const InflightArea& area) {
   struct stat file = {};
-  struct statfs holder = {};
-  if (::fstat(area.fd->get(), &file) != 0 ||
-      ::fstatfs(area.fd->get(), &holder) != 0) {
-    return errno_status(errno, "inflight area");
+  // A pipe, or a file that some process or host serves, could keep whoever asks
+  // for its size or reads it.  Only files in memory know seals, and no file
+  // system is asked for them.
+  if (::fcntl(area.fd->get(), F_GET_SEALS) < 0) {
+    return absl::DataLossError("inflight area is not a file in memory");
   }
-  // A pipe, or a file that some process serves: reading it could wait for ever.
-  if (!S_ISREG(file.st_mode) || holder.f_type == FUSE_SUPER_MAGIC) {
-    return absl::DataLossError("inflight area is not in memory");
+  if (::fstat(area.fd->get(), &file) != 0) {
+    return errno_status(errno, "inflight area");
   }
   const auto size = static_cast<uint64_t>(std::max<off_t>(file.st_size, 0));
   if (area.mmap_offset <= size && area.mmap_size <= size - area.mmap_offset) {
@@ -193,8 +191,10 @@ absl::Status VhostDev::Impl::check_inflight(const InflightArea& area) const {
   if (area.fd == nullptr || !area.fd->valid() || area.mmap_size == 0) {
     return absl::InvalidArgumentError("inflight area without a descriptor");
   }
-  if (area.num_queues == 0 || area.num_queues > inflight_queues() ||
-      area.queue_size == 0) {
+  const uint16_t least = options_.fewer_queues_ok ? 1 : inflight_queues();
+  if (area.num_queues < least || area.queue_size == 0 ||
+      inflight_area_size(ring_format(), area.num_queues, area.queue_size) >
+          area.mmap_size) {
     return absl::InvalidArgumentError(
         absl::StrCat("inflight area for ", area.num_queues, " rings of ",
                      area.queue_size, "; the device has ", inflight_queues()));

@@ -137,9 +137,48 @@ TEST_F(ReconnectTest, AQueueThatNobodyHasIsNewAfterAReset) {
   }
   lose_and_come_back();
   ASSERT_EQ(events.resets_needed.size(), 1);
+  {
+    auto queue = driver->acquire(kVq0).value();
+    EXPECT_FALSE(queue.lost());
+    EXPECT_EQ(queue.ring().in_flight(), 0u);
+  }
+  ASSERT_TRUE(driver->stop(StopMode::kCancel, {}).ok());
+  EXPECT_THAT(returned_cookies(), ElementsAre(1));
+}
+
+// Whoever was only given up may still use what the rings name.
+TEST_F(ReconnectTest, ABackEndThatIsOnlyGivenUpGetsNoRestart) {
+  make_running();
   auto queue = driver->acquire(kVq0).value();
-  EXPECT_FALSE(queue.lost());
-  EXPECT_EQ(queue.ring().in_flight(), 0u);
+  submit(queue, 1);
+  ASSERT_TRUE(queue.kick().ok());
+  ops->away = absl::UnavailableError("nobody is there");
+  ops->lose(absl::DeadlineExceededError("silent"));
+  loop.run_ready();
+  come_back();
+  EXPECT_EQ(events.resets_needed.size(), 1);
+  EXPECT_FALSE(driver->running());
+  EXPECT_TRUE(queue.lost());
+  EXPECT_FALSE(queue.renewable());
+  EXPECT_EQ(queue.lost_status().code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_TRUE(driver->reset(kWanted).ok());
+}
+
+// It may still use them after its successor died.
+TEST_F(ReconnectTest, ASuccessorThatDiesDoesNotMakeItsPredecessorQuiet) {
+  make_running();
+  auto queue = driver->acquire(kVq0).value();
+  ops->away = absl::UnavailableError("nobody is there");
+  ops->lose(absl::DeadlineExceededError("silent"));
+  loop.run_ready();
+  come_back();
+  ASSERT_TRUE(driver->running());
+  submit(queue, 1);
+  ASSERT_TRUE(queue.kick().ok());
+  lose_and_come_back();
+  EXPECT_EQ(events.resets_needed.size(), 1);
+  EXPECT_TRUE(queue.lost());
+  EXPECT_FALSE(queue.renewable());
 }
 
 TEST_F(ReconnectTest, EveryRequestComesBackOnceWhicheverRingItIsOn) {
@@ -196,6 +235,9 @@ TEST_F(ReconnectTest, ARestartThatIsRefusedLosesTheDevice) {
   EXPECT_TRUE(queue.lost());
   EXPECT_FALSE(queue.renewable());
   EXPECT_THAT(std::string(queue.lost_status().message()), HasSubstr("restart"));
+  ASSERT_EQ(events.broken_with.size(), 2);
+  EXPECT_THAT(std::string(events.broken_with[1].message()),
+              HasSubstr("restart"));
   EXPECT_TRUE(driver->reset(kWanted).ok());
 }
 

@@ -237,7 +237,7 @@ TEST_F(ModelDisk, ThatLiesIsFoundOutByJournal) {
     backend_ = nullptr;
     serve(std::move(liar.disk));
     const Finished run = vhostctl({"blk", "verify", "--socket", socket(),
-                                   "--reconnect", "--seconds=0.2", "--json"});
+                                   "--reconnect", "--seconds=2", "--json"});
     EXPECT_EQ(run.exit, 1);
     EXPECT_TRUE(is_error_line(run.err, "DATA_LOSS")) << run.err;
     const nlohmann::json result = document(run.out);

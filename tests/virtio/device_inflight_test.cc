@@ -5,7 +5,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <array>
 #include <cstring>
+#include <memory>
 
 #include "tests/virtio/reconnect_fixture.h"
 #include "vhostdev/inflight.h"
@@ -347,12 +349,20 @@ TEST_F(DeviceInflight, WhatCannotBeAnAreaIsRefused) {
   make_running(tracking());
   ASSERT_TRUE(stop().ok());
   const InflightArea good = dev->inflight();
-  std::vector<InflightArea> bad(5, good);
+  std::array<int, 2> pipe = {};
+  ASSERT_EQ(::pipe2(pipe.data(), O_CLOEXEC), 0);
+  const UniqueFd other_end(pipe[1]);
+  // Neither is a file in memory: looking at it could take for ever.
+  const UniqueFd disk(::open(".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+  std::vector<InflightArea> bad(8, good);
   bad[0].fd = nullptr;
-  bad[1].num_queues = 3;
+  bad[1].num_queues = 1000;
   bad[2].queue_size = 0;
   bad[3].mmap_offset = 4096;
   bad[4].mmap_size = 64;
+  bad[5].num_queues = 1;
+  bad[6].fd = std::make_shared<UniqueFd>(pipe[0]);
+  bad[7].fd = std::make_shared<UniqueFd>(::dup(disk.get()));
 
   for (size_t i = 0; i < bad.size(); ++i) {
     EXPECT_EQ(dev->set_inflight(bad[i]).code(),

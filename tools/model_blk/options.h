@@ -30,8 +30,7 @@ struct Options {
   bool newest_first = false;
   testing::ModelFault fault = testing::ModelFault::kNone;
   uint64_t fault_after = 0;
-  // For tests, and not in kHelp: stops itself (SIGSTOP) when the message of
-  // this number (from 0) of a connection came, before it is looked at.
+  // Of a connection, from 0: stops itself (SIGSTOP) before it is looked at.
   std::optional<uint64_t> stop_before_message;
   // Of its life, counted from 1; 0: never.
   uint64_t die_after_store = 0;

@@ -123,11 +123,12 @@ class Recorder {
 absl::Status run_record(const Options& options) {
   absl::StatusOr<UniqueFd> signals = end_signals();
   if (!signals.ok()) return signals.status();
-  absl::StatusOr<RecordingFile> file = RecordingFile::create(options.output);
-  if (!file.ok()) return file.status();
+  // ORDER: before the file is made anew: another recorder may be writing it.
   absl::StatusOr<user::Listener> listener =
       user::Listener::listen_on(*options.listen);
   if (!listener.ok()) return listener.status();
+  absl::StatusOr<RecordingFile> file = RecordingFile::create(options.output);
+  if (!file.ok()) return file.status();
   if (options.output != "-") {
     VHOST_RETURN_IF_ERROR(print_text(
         absl::StrCat("recording what passes from ", printable(*options.listen),

@@ -20,7 +20,7 @@ namespace vhost::ctl {
 enum class EventKind : uint8_t {
   kBegin = 1,  // A connection, or its back-end channel.
   kMessage = 2,
-  kGarbage = 3,  // Bytes that are no message; the connection ended there.
+  kGarbage = 3,  // Bytes that are no message; the channel ended there.
   kEnd = 4,
 };
 

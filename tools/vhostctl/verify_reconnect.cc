@@ -108,8 +108,9 @@ class JournalRun {
   Journal journal_;
   DmaBuffer memory_;
   std::vector<Slot> slots_;
-  std::deque<size_t> free_;  // Longest unused first.
-  std::vector<bool> busy_;   // Units with a request in flight.
+  std::vector<BlkCompletion> completions_;  // Room for all.
+  std::deque<size_t> free_;                 // Longest unused first.
+  std::vector<bool> busy_;                  // Units with a request in flight.
   const uint64_t window_;
   std::deque<uint64_t> rewrite_;  // Units with a write in doubt.
   std::deque<uint64_t> reread_;   // Units whose read came to nothing.
@@ -129,6 +130,11 @@ absl::StatusOr<std::unique_ptr<JournalRun>> JournalRun::create(BlkSession& disk,
         absl::StrCat("size of ", size, " bytes: --reconnect takes up to ",
                      human_bytes(kMostUnits * unit), "; see --size"));
   }
+  if (size % unit != 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "size of ", size, " bytes: --reconnect needs a multiple of ", unit,
+        "; see --size"));
+  }
   if (size < unit) {
     return absl::InvalidArgumentError(absl::StrCat(
         "size of ", size, " bytes: less than a request of ", unit));
@@ -139,6 +145,7 @@ absl::StatusOr<std::unique_ptr<JournalRun>> JournalRun::create(BlkSession& disk,
   if (!memory.ok()) return memory.status();
   out->memory_ = *std::move(memory);
   out->slots_.resize(count);
+  out->completions_.resize(out->window_);
   for (size_t i = 0; i < count; ++i) {
     out->slots_[i].buffer = out->memory_.span().subspan(i * unit, unit);
     out->free_.push_back(i);
@@ -212,10 +219,11 @@ absl::Status JournalRun::finish(Slot& slot, const absl::Status& status) {
 }
 
 absl::Status JournalRun::wait() {
-  std::array<BlkCompletion, 64> completions;
-  const size_t count = disk_.client().wait(completions);
+  // All at once: a queue whose ring was replaced takes requests only when none
+  // of the old ones is left.
+  const size_t count = disk_.client().wait(completions_);
   absl::Status first;
-  for (const BlkCompletion& completion : std::span(completions).first(count)) {
+  for (const BlkCompletion& completion : std::span(completions_).first(count)) {
     first.Update(finish(slots_[completion.cookie], completion.status));
     free_.push_back(completion.cookie);
   }
@@ -344,6 +352,9 @@ absl::Status load_and_check(BlkSession& disk, JournalRun& run,
   if (options.seconds.has_value()) until = clock_now() + *options.seconds;
   VHOST_RETURN_IF_ERROR(
       run.load(until, kWritesPerUnit * run.journal().units()));
+  if (run.journal().acknowledged() == 0) {
+    return absl::CancelledError("interrupted before anything was written");
+  }
   VHOST_RETURN_IF_ERROR(flush(disk));
   return run.check();
 }
