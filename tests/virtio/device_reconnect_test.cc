@@ -274,7 +274,7 @@ TEST_F(Reconnect, AHintOfTheSocketIsFollowedAtOnce) {
   options.reconnect->backoff = std::chrono::seconds(50);
   options.reconnect->max_backoff = std::chrono::seconds(50);
   make_running(testing::like_vhost_user(), options);
-  ops->watching.emplace();
+  ops->watching = testing::FakeVhostOps::Watching{};
   go_away();
   loop.run_ready();
   come_back();
@@ -287,7 +287,7 @@ TEST_F(Reconnect, AHintOfTheSocketIsFollowedAtOnce) {
 
 TEST_F(Reconnect, WhereAllPeersAreAnnouncedNothingIsTriedBefore) {
   make_running();
-  ops->watching.emplace();
+  ops->watching = testing::FakeVhostOps::Watching{};
   ops->watching->announces_all = true;
   lose();
   loop.advance(std::chrono::seconds(10));
