@@ -2,10 +2,18 @@
 #include "hw/virtio/reconnect_schedule.h"
 
 #include <algorithm>
+#include <chrono>
 
 namespace vhost {
+namespace {
+
+// A connection that lasted less was none worth having.
+constexpr Duration kLasting = std::chrono::seconds(1);
+
+}  // namespace
 
 void ReconnectSchedule::connected() {
+  brought_back_at_.reset();
   cancelled_ = false;
   state_.phase = Phase::kConnected;
   state_.attempts = 0;
@@ -21,8 +29,14 @@ bool ReconnectSchedule::lost(MonotonicTime now) {
   state_.phase = Phase::kWaiting;
   state_.attempts = 0;
   state_.lost_at = now;
-  next_at_ = now;
-  backoff_ = std::min(policy_->backoff, policy_->max_backoff);
+  const bool lasted =
+      !brought_back_at_.has_value() || now - *brought_back_at_ >= kLasting;
+  if (lasted) {
+    next_at_ = now;
+    backoff_ = std::min(policy_->backoff, policy_->max_backoff);
+  } else {
+    back_off(now);
+  }
   only_announced_ = false;
   announced_ = false;
   return true;
@@ -37,14 +51,26 @@ void ReconnectSchedule::begin() {
 void ReconnectSchedule::failed(MonotonicTime now) {
   if (state_.phase != Phase::kTrying) return;
   state_.phase = Phase::kWaiting;
+  back_off(now);
+}
+
+void ReconnectSchedule::back_off(MonotonicTime now) {
   next_at_ = now + backoff_;
   backoff_ =
       backoff_ > policy_->max_backoff / 2 ? policy_->max_backoff : 2 * backoff_;
 }
 
-void ReconnectSchedule::succeeded() {
+void ReconnectSchedule::interrupted(MonotonicTime now) {
+  if (state_.phase != Phase::kTrying) return;
+  state_.phase = Phase::kWaiting;
+  --state_.attempts;
+  next_at_ = now;
+}
+
+void ReconnectSchedule::succeeded(MonotonicTime now) {
   ++state_.reconnections;
   connected();
+  brought_back_at_ = now;
 }
 
 void ReconnectSchedule::cancel() {

@@ -30,12 +30,15 @@ class ReconnectSchedule {
   // The VMM connected: from now on a loss is one.
   void connected();
   // The connection is lost.  Whether there will be attempts: the first is due
-  // at once.
+  // at once; but after one that a peer was brought back for and that hardly
+  // lasted, the back-off goes on.
   bool lost(MonotonicTime now);
   // An attempt begins; how it ended.
   void begin();
   void failed(MonotonicTime now);
-  void succeeded();
+  void succeeded(MonotonicTime now);
+  // The VMM ended it for something else: it counts for nothing.
+  void interrupted(MonotonicTime now);
   // No attempts until connected().
   void cancel();
 
@@ -59,7 +62,10 @@ class ReconnectSchedule {
   bool cancelled_ = true;  // Never connected.
   bool only_announced_ = false;
   bool announced_ = false;
+  void back_off(MonotonicTime now);
+
   Duration backoff_{};  // Before the attempt after the next.
+  std::optional<MonotonicTime> brought_back_at_;
   MonotonicTime next_at_;
 };
 

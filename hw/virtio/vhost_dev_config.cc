@@ -14,6 +14,7 @@ namespace {
 // A back-end that changes its configuration all the time is read so often, and
 // what came last is as good as anything.
 constexpr int kMaxReads = 3;
+constexpr size_t kMaxWrites = 64;
 
 }  // namespace
 
@@ -84,14 +85,30 @@ Task VhostDev::Impl::set_config_task(uint32_t offset,
   set.offset = offset;
   set.bytes = std::move(bytes);
   set.writer = writer;
-  Verb verb = std::move(set);
+  Verb verb = set;
   BatchResult done =
       co_await Submit(runner_, std::move(verb), after(options_.start_timeout));
   // Also where it was refused: what a device makes of a write is its own.
   config_.clear();
   ++config_changes_;
   status = judge(done);
+  if (status.ok() && writer == ConfigWriter::kDriver) {
+    remember_config(std::move(set));
+  }
   co_return status;
+}
+
+// What the guest wrote last to each field, for a successor.
+void VhostDev::Impl::remember_config(SetConfig written) {
+  std::erase_if(told_config_, [&](const SetConfig& earlier) {
+    return earlier.offset == written.offset &&
+           earlier.bytes.size() == written.bytes.size();
+  });
+  // A device has fewer fields than this; a guest may invent more.
+  if (told_config_.size() == kMaxWrites) {
+    told_config_.erase(told_config_.begin());
+  }
+  told_config_.push_back(std::move(written));
 }
 
 void VhostDev::Impl::on_config_changed() {

@@ -154,6 +154,7 @@ class VhostDev::Impl final : public BackendSink,
  private:
   // -- Operations (vhost_dev_operations.cc) --------------------------------
 
+  static constexpr absl::string_view kInit = "init";
   enum class Preempts : uint8_t { kNo, kYes };
   // What it means to an attempt to reconnect that is under way: is refused, as
   // by a broken device, or ends it first.
@@ -187,7 +188,8 @@ class VhostDev::Impl final : public BackendSink,
   void submit_beside(Verb verb, Operation operation);
   void beside_ended(uint64_t serial, const BatchResult& result);
   void complete(Operation operation, const absl::Status& status);
-  void end_operations(const absl::Status& why, Tell tell);
+  enum class Reconnecting : uint8_t { kEnds, kGoesOn };
+  void end_operations(const absl::Status& why, Tell tell, Reconnecting then);
   // Runs `work` from the loop, if the device is still there.
   void defer(absl::AnyInvocable<void(Impl&)> work);
 
@@ -233,6 +235,7 @@ class VhostDev::Impl final : public BackendSink,
     bool undrained = false;    // Stopped, with requests in flight.
     bool unconfirmed = false;  // Stopped, and what is in flight is not known.
     bool noted = false;        // Its requests, in the inflight area.
+    bool suspended = false;    // Stopped, with requests in that area only.
 
     // Behind an IOMMU: the translations of `ring` that the back-end has.
     std::vector<UpdateIotlb> iotlb;
@@ -315,6 +318,7 @@ class VhostDev::Impl final : public BackendSink,
   absl::Status check_drained(const std::vector<QueueIndex>& queues);
   absl::Status check_drained(Queue& queue);
   bool may_stay_in_flight(const Queue& queue) const;
+  bool has_area_of(const Queue& queue) const;
   absl::StatusOr<uint16_t> ring_index(const RingPart& part, bool big_endian,
                                       const std::vector<UpdateIotlb>& iotlb);
   std::optional<uint64_t> find_told_word(const RingPart& word,
@@ -359,7 +363,7 @@ class VhostDev::Impl final : public BackendSink,
   absl::Status check_configured() const;
   void attempt_ended(absl::Status status);
   void attempt_succeeded();
-  void attempt_failed(const absl::Status& why);
+  void attempt_failed(const absl::Status& why, bool interrupted);
   void end_attempt();
   void end_attempt_soon();
 
@@ -367,6 +371,7 @@ class VhostDev::Impl final : public BackendSink,
 
   uint16_t inflight_queues() const;
   uint16_t inflight_room() const;
+  absl::Status check_inflight_room() const;
   bool inflight_due() const;
   Task get_inflight_task(uint16_t queue_size);
   Task obtain_inflight(uint16_t queue_size, MonotonicTime deadline);
@@ -439,6 +444,7 @@ class VhostDev::Impl final : public BackendSink,
   Task set_config_task(uint32_t offset, std::vector<std::byte> bytes,
                        ConfigWriter writer);
   absl::Status check_config_range(uint64_t offset, uint64_t size) const;
+  void remember_config(SetConfig written);
   absl::Status make_config_notifier();
   void config_signalled();
 
@@ -502,6 +508,7 @@ class VhostDev::Impl final : public BackendSink,
   absl::Status start_refused_;        // By us; no other attempt cures it.
   std::optional<uint64_t> told_cid_;  // For the next connection.
   std::optional<uint16_t> told_mtu_;
+  std::vector<SetConfig> told_config_;  // The guest's writes.
 
   std::vector<std::byte> lost_config_;  // As the lost back-end had it.
 

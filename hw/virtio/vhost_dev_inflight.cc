@@ -22,6 +22,8 @@
 namespace vhost {
 namespace {
 
+constexpr absl::string_view kGetInflight = "get inflight";
+
 // Whether the file holds what is said of it.
 absl::Status check_extent(const InflightArea& area) {
   struct stat file = {};
@@ -121,7 +123,7 @@ bool VhostDev::Impl::inflight_due() const {
 }
 
 void VhostDev::Impl::get_inflight(uint16_t queue_size, Completion done) {
-  begin({.name = "get inflight",
+  begin({.name = kGetInflight,
          .done = std::move(done),
          .states = {DeviceState::kReady},
          .make = [this, queue_size] { return get_inflight_task(queue_size); }});
@@ -175,8 +177,38 @@ Task VhostDev::Impl::obtain_inflight(uint16_t queue_size,
   co_return status;
 }
 
+// Whether the area in which the back-end of `queue` noted its requests is
+// there, and is told to the next one.
+bool VhostDev::Impl::has_area_of(const Queue& queue) const {
+  return queue.noted && traits().has_inflight && inflight_.fd != nullptr;
+}
+
+// A start whose rings do not fit asks for another area: there must be nothing
+// in this one.
+absl::Status VhostDev::Impl::check_inflight_room() const {
+  const uint16_t room = inflight_room();
+  if (inflight_.fd == nullptr || inflight_.queue_size >= room) {
+    return absl::OkStatus();
+  }
+  for (const Planned& planned : attempt_.queues) {
+    const Queue& queue = *find(planned.vq);
+    const bool lost = queue.noted && queue.position == Position::kLost;
+    if (!lost && !queue.suspended) continue;
+    return absl::FailedPreconditionError(absl::StrCat(
+        "vq ", to_int(planned.vq),
+        ": its requests are in an inflight area for "
+        "rings of ",
+        inflight_.queue_size, ", not ", room, ": the guest must reset"));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status VhostDev::Impl::inflight_changeable() const {
   using enum DeviceState;
+  if (current_.has_value() && current_->name == kGetInflight) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(options_.name, ": ", kGetInflight, " in progress"));
+  }
   if (services_.answering()) {
     return absl::FailedPreconditionError(absl::StrCat(
         options_.name, ": called while a request of the back-end is answered"));

@@ -20,7 +20,7 @@ constexpr uint32_t kMaxConfigSize = 256;
 
 void VhostDev::Impl::init(Completion done) {
   using enum DeviceState;
-  begin({.name = "init",
+  begin({.name = kInit,
          .done = std::move(done),
          .states = {kCreated, kBroken},
          .make = [this] { return init_task(); },

@@ -87,6 +87,7 @@ Task VhostDev::Impl::reset_owner_task() {
     iotlb_told_ = false;
     told_cid_.reset();
     told_mtu_.reset();
+    told_config_.clear();
     let_go_of_logs();
   }
   co_return status;

@@ -169,15 +169,21 @@ void VhostDev::Impl::cancel() {
     });
     return;
   }
-  end_operations(absl::CancelledError("cancelled"), Tell::kVmm);
+  // Whoever does not want to connect or to run does not want to come back.
+  const bool of_start = waiting_start_.has_value() || attempting() ||
+                        (current_.has_value() &&
+                         (current_->waits_for_peer || current_->name == kInit));
+  end_operations(absl::CancelledError("cancelled"), Tell::kVmm,
+                 of_start ? Reconnecting::kEnds : Reconnecting::kGoesOn);
 }
 
 // Ends whatever is under way, and the connection with it.
-void VhostDev::Impl::end_operations(const absl::Status& why, Tell tell) {
+void VhostDev::Impl::end_operations(const absl::Status& why, Tell tell,
+                                    Reconnecting then) {
   // ORDER: broken first, so that what abandoning a verb makes the back-end
   // report is no news; abandoned before the back-end is closed, so that
   // nothing resumes.
-  end_reconnecting(why);
+  if (then == Reconnecting::kEnds) end_reconnecting(why);
   if (state() != DeviceState::kCreated) note_broken(why, tell);
   runner_.abandon();
   call_switch_ = Pending();

@@ -35,6 +35,7 @@ absl::Status VhostDev::Impl::plan(std::vector<QueueIndex> queues) {
     if (queue == nullptr || config.num == 0 || config.desc_gpa == 0) continue;
     VHOST_RETURN_IF_ERROR(annotate(plan_queue(*queue, config), vq_name(vq)));
   }
+  VHOST_RETURN_IF_ERROR(check_inflight_room());
   attempt_.generation = view().generation();
   VHOST_RETURN_IF_ERROR(make_error_notifier());
   VHOST_RETURN_IF_ERROR(interrupts_.prepare(planned_uses()));
@@ -212,6 +213,9 @@ Configure VhostDev::Impl::configure_verb(bool with_memory) {
     if (!diff.empty()) configure.memory = std::move(diff);
     if (traits().has_inflight && inflight_.fd != nullptr) {
       configure.inflight = inflight_;
+      // A successor may have fewer queues; regions are one per queue.
+      configure.inflight->num_queues = static_cast<uint16_t>(
+          std::min<uint32_t>(inflight_.num_queues, traits().max_queues));
     }
     if (attempt_.log != nullptr) configure.log = area_of(*attempt_.log);
     past_log_ = attempt_.log;  // It may write there from now on.

@@ -121,6 +121,7 @@ absl::Status VhostDev::Impl::set_queue_base(QueueIndex vq, VringBase base) {
   queue->base = base;
   queue->undrained = false;
   queue->unconfirmed = false;
+  queue->suspended = false;
   return absl::OkStatus();
 }
 
@@ -173,12 +174,14 @@ bool VhostDev::Impl::may_stay_in_flight(const Queue& queue) const {
 absl::Status VhostDev::Impl::check_drained(Queue& queue) {
   queue.undrained = false;
   queue.unconfirmed = false;
+  queue.suspended = false;
   if (traits().base_after_stop == BaseAfterStop::kDrained) {
     return absl::OkStatus();
   }
   if (queue.format == RingFormat::kPacked) {
     if (low_half(queue.base) == high_half(queue.base)) return absl::OkStatus();
-    if (may_stay_in_flight(queue)) return absl::OkStatus();
+    queue.suspended = may_stay_in_flight(queue);
+    if (queue.suspended) return absl::OkStatus();
     queue.unconfirmed = true;
     // Says itself which requests are in flight: a position all the same.
     return not_drained(queue.index,
@@ -201,6 +204,7 @@ absl::Status VhostDev::Impl::check_drained(Queue& queue) {
         low_half(queue.base), " are not of one ring of ", queue.ring.num));
   }
   if (may_stay_in_flight(queue)) {
+    queue.suspended = left != 0;
     if (queue.position != Position::kFresh) queue.position = Position::kKnown;
     return absl::OkStatus();
   }
@@ -298,6 +302,11 @@ absl::StatusOr<VringBase> VhostDev::Impl::resolve_position(
     case Position::kFresh:
       return initial_base(ring_format());
     case Position::kKnown:
+      if (queue.suspended && !has_area_of(queue)) {
+        return absl::FailedPreconditionError(
+            "requests in flight were in an inflight area that is gone: the "
+            "guest must reset");
+      }
       return queue.base;
     case Position::kLost:
       break;
@@ -305,7 +314,7 @@ absl::StatusOr<VringBase> VhostDev::Impl::resolve_position(
   absl::Status unknown = absl::FailedPreconditionError(
       "its position is lost with requests in flight: the guest must reset");
   bool untouched = false;
-  if (queue.noted && traits().has_inflight && inflight_.fd != nullptr) {
+  if (has_area_of(queue)) {
     const absl::StatusOr<std::optional<VringBase>> noted =
         look_at_area(queue, planned);
     if (noted.ok() && noted->has_value()) return **noted;
@@ -344,6 +353,7 @@ absl::Status VhostDev::Impl::check_positions(
     if (queue.position != Position::kLost) continue;
     Planned again;
     again.setup = queue.ring;
+    again.format = queue.format;
     again.iotlb = queue.iotlb;
     status.Update(annotate(resolve_position(queue, again).status(),
                            absl::StrCat("vq ", to_int(vq))));
@@ -352,7 +362,10 @@ absl::Status VhostDev::Impl::check_positions(
 }
 
 void VhostDev::Impl::forget_positions() {
-  for (Queue& queue : queues_) queue.position = Position::kFresh;
+  for (Queue& queue : queues_) {
+    queue.position = Position::kFresh;
+    queue.suspended = false;
+  }
 }
 
 }  // namespace vhost

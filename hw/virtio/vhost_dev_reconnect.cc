@@ -47,7 +47,8 @@ bool VhostDev::Impl::hold_start(Operation& operation) {
   if (!schedule_.active() || services_.answering()) return false;
   operation.collected = running_;
   operation.serial = ++serials_;
-  if (waiting_start_.has_value()) {
+  const bool starting = current_.has_value() && current_->waits_for_peer;
+  if (waiting_start_.has_value() || starting) {
     complete(std::move(operation),
              absl::FailedPreconditionError("start in progress"));
     return true;
@@ -195,6 +196,18 @@ Task VhostDev::Impl::tell_again() {
     // As before: a back-end without this message carries what it gets.
     if (absl::IsUnimplemented(status)) status = absl::OkStatus();
   }
+  for (size_t i = 0; status.ok() && i < told_config_.size(); ++i) {
+    if (!traits().has_config) break;
+    Verb verb = told_config_[i];
+    BatchResult told = co_await Submit(runner_, std::move(verb), deadline);
+    status = judge(told);
+    // What a device makes of a write is its own: the VMM looks again.
+    config_.clear();
+    ++config_changes_;
+    if (state() != DeviceState::kBroken && absl::IsAborted(status)) {
+      status = absl::OkStatus();
+    }
+  }
   co_return status;
 }
 
@@ -264,17 +277,17 @@ void VhostDev::Impl::attempt_ended(absl::Status status) {
   if (status.ok() && there && schedule_.active()) {
     attempt_succeeded();
   } else if (!dead_) {
-    attempt_failed(attempt_lost_.ok() ? status : attempt_lost_);
+    attempt_failed(attempt_lost_.ok() ? status : attempt_lost_,
+                   /*interrupted=*/false);
   }
 }
 
 void VhostDev::Impl::attempt_succeeded() {
-  schedule_.succeeded();
+  schedule_.succeeded(loop_.now());
   broken_status_ = absl::OkStatus();
   // A successor may be another disk, or a larger one.
-  if (!lost_config_.empty() && lost_config_ != config_) {
-    events_.config_changed();
-  }
+  const bool same = !lost_config_.empty() && lost_config_ == config_;
+  if (options_.config_size > 0 && !same) events_.config_changed();
   if (!start_refused_.ok()) {
     const absl::Status why = std::exchange(start_refused_, absl::OkStatus());
     events_.needs_reset(annotate(why, options_.name));
@@ -289,13 +302,17 @@ void VhostDev::Impl::attempt_succeeded() {
   forget_start(absl::OkStatus());
 }
 
-void VhostDev::Impl::attempt_failed(const absl::Status& why) {
+void VhostDev::Impl::attempt_failed(const absl::Status& why, bool interrupted) {
   attempt_lost_ = why;
   if (state() != DeviceState::kBroken) {
     note_broken(why, Tell::kNobody);
   }
   ops_->close(why);
-  schedule_.failed(loop_.now());
+  if (interrupted) {
+    schedule_.interrupted(loop_.now());
+  } else {
+    schedule_.failed(loop_.now());
+  }
   if (cannot_reopen_ && schedule_.active()) {
     end_reconnecting(absl::UnavailableError(why.message()));
     events_.gave_up(annotate(why, options_.name));
@@ -324,7 +341,7 @@ void VhostDev::Impl::end_attempt() {
   runner_.abandon();
   current_.reset();
   preempted_ = false;
-  attempt_failed(why);
+  attempt_failed(why, /*interrupted=*/true);
   unbind_everything();
   go_on();
 }

@@ -181,6 +181,7 @@ void VhostDev::Impl::note_kicked(const BatchResult& result) {
     queue.started = true;
     queue.undrained = false;
     queue.unconfirmed = false;
+    queue.suspended = false;
     queue.noted = traits().has_inflight && inflight_.fd != nullptr;
     queue.runs_enabled = planned.enabled;
     queue.ring = planned.setup;

@@ -54,7 +54,8 @@ void VhostDev::Impl::force_stop(Completion done) {
     });
     return;
   }
-  end_operations(absl::CancelledError("ended by force stop"), Tell::kNobody);
+  end_operations(absl::CancelledError("ended by force stop"), Tell::kNobody,
+                 Reconnecting::kEnds);
   unbind_everything();
   complete(std::move(operation), absl::OkStatus());
 }
@@ -157,6 +158,7 @@ Task VhostDev::Impl::reset_task() {
   }
   forget_positions();
   forget_inflight();
+  told_config_.clear();
   clear_acked_features();
   for (Queue& queue : queues_) queue.enabled.reset();
   co_return status;

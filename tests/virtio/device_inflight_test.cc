@@ -286,6 +286,39 @@ TEST_F(DeviceInflight, AStopMayLeaveRequestsInIt) {
   EXPECT_THAT(*journal, Contains("Configure q0 num=256 base=9 addr call err"));
 }
 
+TEST_F(DeviceInflight, WhatAStopLeftInOneThatIsGoneIsNotForgotten) {
+  BackendTraits traits = tracking();
+  traits.stop_leaves_inflight = true;
+  make_running(traits);
+  set_indexes(kVq0, 9, 5);
+  set_base(kVq0, 9);
+  ASSERT_TRUE(stop().ok());
+  ASSERT_TRUE(dev->free_inflight().ok());
+
+  const absl::Status refused = start();
+
+  EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("vq 0"));
+  // One whose requests are somebody else's business now may go on.
+  ASSERT_TRUE(dev->set_queue_base(kVq0, VringBase{9}).ok());
+  EXPECT_TRUE(start().ok());
+}
+
+TEST_F(DeviceInflight, OneWithRequestsIsNotReplacedByALargerOne) {
+  make_running(tracking());
+  note_in_flight(0, 2);
+  set_indexes(kVq0, 2, 0);
+  guest.queues[1].num = 512;
+  lose();
+  loop.run_ready();
+
+  ASSERT_THAT(events.resets_needed, SizeIs(1));
+  EXPECT_THAT(std::string(events.resets_needed[0].message()),
+              HasSubstr("rings of 256, not 512"));
+  EXPECT_EQ(dev->state(), DeviceState::kReady);
+  EXPECT_NE(dev->inflight().fd, nullptr);
+}
+
 TEST_F(DeviceInflight, AStopWithoutOneLeavesNothing) {
   BackendTraits traits = tracking();
   traits.stop_leaves_inflight = true;

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a back-end that comes back is told, and whether it will do.
+#include <algorithm>
+#include <array>
+
 #include "tests/virtio/reconnect_fixture.h"
 
 namespace vhost {
@@ -194,12 +197,69 @@ TEST_F(Replay, AConfigurationThatIsAnotherNowIsToldAsAChange) {
   loop.run_ready();
   EXPECT_EQ(events.config_changes, 0);
 
+  loop.advance(std::chrono::seconds(1));
   ops->backend.config[3] = std::byte{9};
   lose();
   loop.run_ready();
 
   EXPECT_EQ(events.reconnections, 2);
   EXPECT_EQ(events.config_changes, 1);
+}
+
+TEST_F(Replay, WhatTheGuestWroteToTheConfigurationIsWrittenAgain) {
+  VhostDev::Options options = with_policy();
+  options.config_size = 8;
+  make(testing::like_vhost_user(), options);
+  ops->backend.config.resize(8);
+  ASSERT_TRUE(init().ok());
+  ASSERT_TRUE(start().ok());
+  for (const auto value : {std::byte{1}, std::byte{2}}) {
+    ASSERT_TRUE(drive([&](Completion done) {
+                  dev->set_config(3, std::span(&value, 1),
+                                  ConfigWriter::kDriver, std::move(done));
+                }).ok());
+  }
+  ops->backend.config[3] = std::byte{9};
+  const auto writes = [this] {
+    return std::count_if(
+        journal->begin(), journal->end(),
+        [](const std::string& line) { return line.find("SetConfig") == 0; });
+  };
+  const auto before = writes();
+  lose();
+  loop.run_ready();
+
+  EXPECT_EQ(dev->state(), DeviceState::kRunning);
+  EXPECT_EQ(writes(), before + 1);
+  EXPECT_EQ(ops->backend.config[3], std::byte{2});
+  EXPECT_EQ(events.config_changes, 1);
+}
+
+// Of one who only wanted to read, the device comes back all the same.
+TEST_F(Replay, ACancelledReadDoesNotEndReconnecting) {
+  VhostDev::Options options = with_policy();
+  options.config_size = 8;
+  make(testing::like_vhost_user(), options);
+  ops->backend.config.resize(8);
+  ASSERT_TRUE(init().ok());
+  ASSERT_TRUE(start().ok());
+  const std::byte zero{0};
+  ASSERT_TRUE(drive([&](Completion done) {
+                dev->set_config(0, std::span(&zero, 1), ConfigWriter::kDriver,
+                                std::move(done));
+              }).ok());
+  std::array<std::byte, 8> out;
+  ops->completes = testing::FakeVhostOps::Completes::kOnRequest;
+  Outcome read;
+  dev->get_config(0, out, read.completion());
+  ASSERT_EQ(ops->under_way(), 1);
+  ops->completes = testing::FakeVhostOps::Completes::kInline;
+  dev->cancel();
+  loop.run_ready();
+
+  EXPECT_EQ(read.code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(dev->state(), DeviceState::kRunning);
+  EXPECT_EQ(events.reconnections, 1);
 }
 
 }  // namespace

@@ -65,16 +65,43 @@ TEST(ReconnectSchedule, TheNextLossBeginsWithTheShortestPause) {
     schedule.failed(kStart);
   }
   schedule.begin();
-  schedule.succeeded();
+  schedule.succeeded(kStart);
   EXPECT_EQ(schedule.state().reconnections, 1);
   EXPECT_EQ(schedule.state().phase, Phase::kConnected);
 
-  ASSERT_TRUE(schedule.lost(at(100)));
+  ASSERT_TRUE(schedule.lost(at(1000)));
+  EXPECT_EQ(schedule.wake_at(), at(1000));
   schedule.begin();
-  schedule.failed(at(100));
+  schedule.failed(at(1000));
 
-  EXPECT_EQ(schedule.wake_at(), at(101));
+  EXPECT_EQ(schedule.wake_at(), at(1001));
   EXPECT_EQ(schedule.state().attempts, 1);
+}
+
+// A peer that comes up and dies, again and again, must not keep the loop.
+TEST(ReconnectSchedule, ASuccessorThatHardlyLastsDoesNotEndTheBackOff) {
+  ReconnectSchedule schedule =
+      lost({.backoff = milliseconds(1), .max_backoff = milliseconds(4)});
+  int now = 0;
+  for (const int pause : {1, 2, 4, 4}) {
+    schedule.begin();
+    schedule.succeeded(at(now));
+    ASSERT_TRUE(schedule.lost(at(now)));
+    EXPECT_EQ(schedule.wake_at(), at(now + pause)) << pause;
+    now += pause;
+  }
+}
+
+TEST(ReconnectSchedule, AnAttemptThatTheVmmEndsIsNone) {
+  ReconnectSchedule schedule = lost({.attempts = 1});
+  for (int i = 0; i < 3; ++i) {
+    schedule.begin();
+    schedule.interrupted(at(i));
+    EXPECT_EQ(schedule.due(at(i)), Due::kAttempt);
+  }
+  schedule.begin();
+  schedule.failed(at(4));
+  EXPECT_EQ(schedule.due(at(4)), Due::kGiveUp);
 }
 
 TEST(ReconnectSchedule, GivesUpAfterTheAttemptsOfThePolicy) {
