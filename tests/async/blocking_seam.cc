@@ -91,6 +91,18 @@ void note_io(const char* name, int fd, int flags = 0) {
   if (watching() && (flags & MSG_DONTWAIT) == 0) note_if(may_wait(fd), name);
 }
 
+// Not regular files either, whatever may_wait() thinks of them: a disk has its
+// own pace.  Only files in memory have seals.
+void note_unless_memory(const char* name, int fd) {
+  if (watching()) note_if(::syscall(SYS_fcntl, fd, F_GET_SEALS) < 0, name);
+}
+
+// Of open(), which has one only if it can make a file.
+mode_t mode_of(int flags, va_list arguments) {
+  const bool makes = (flags & O_CREAT) != 0 || (flags & O_TMPFILE) == O_TMPFILE;
+  return makes ? va_arg(arguments, mode_t) : 0;
+}
+
 bool is_zero(const timespec* time) {
   return time != nullptr && time->tv_sec == 0 && time->tv_nsec == 0;
 }
@@ -116,11 +128,13 @@ std::vector<std::string> NoWaiting::take_calls() {
 }  // namespace vhost::async
 
 using vhost::async::is_zero;
+using vhost::async::mode_of;
 using vhost::async::next;
 using vhost::async::note;
 using vhost::async::note_futex;
 using vhost::async::note_if;
 using vhost::async::note_io;
+using vhost::async::note_unless_memory;
 
 // The real function of the name of the one that this is used in.
 #define REAL(name) \
@@ -281,6 +295,49 @@ int msync(void* from, size_t size, int flags) {
   REAL(msync);
   note_if((flags & MS_SYNC) != 0, "msync");
   return real_msync(from, size, flags);
+}
+
+// ---------------------------------------------------------------------------
+// Files
+// ---------------------------------------------------------------------------
+
+ssize_t pread(int fd, void* to, size_t size, off_t offset) {
+  REAL(pread);
+  note_unless_memory("pread", fd);
+  return real_pread(fd, to, size, offset);
+}
+
+ssize_t pwrite(int fd, const void* from, size_t size, off_t offset) {
+  REAL(pwrite);
+  note_unless_memory("pwrite", fd);
+  return real_pwrite(fd, from, size, offset);
+}
+
+int fallocate(int fd, int mode, off_t offset, off_t size) {
+  REAL(fallocate);
+  note_unless_memory("fallocate", fd);
+  return real_fallocate(fd, mode, offset, size);
+}
+
+// A name may lead to a network, or to a pipe.
+int open(const char* path, int flags, ...) {
+  REAL(open);
+  va_list arguments;
+  va_start(arguments, flags);
+  const mode_t mode = mode_of(flags, arguments);
+  va_end(arguments);
+  note("open");
+  return real_open(path, flags, mode);
+}
+
+int openat(int folder, const char* path, int flags, ...) {
+  REAL(openat);
+  va_list arguments;
+  va_start(arguments, flags);
+  const mode_t mode = mode_of(flags, arguments);
+  va_end(arguments);
+  note("openat");
+  return real_openat(folder, path, flags, mode);
 }
 
 // ---------------------------------------------------------------------------

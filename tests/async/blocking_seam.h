@@ -11,7 +11,8 @@ namespace vhost::async {
 // of the C library that can are defined in this program (blocking_seam.cc),
 // write down those that might have, and then do what they always do.
 //
-// A lock may be taken.  Files in memory and on disk may be read and written.
+// A lock may be taken.  Files that are open may be read and written; at an
+// offset, and be given room, only if they are in memory.  None may be opened.
 class NoWaiting {
  public:
   NoWaiting();

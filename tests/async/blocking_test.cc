@@ -8,6 +8,7 @@
 #include <poll.h>
 #include <sys/epoll.h>
 #include <sys/file.h>
+#include <sys/mman.h>
 #include <sys/select.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -31,6 +32,7 @@
 #include "tests/async/vmm.h"
 #include "tests/async/watched_loop.h"
 #include "tests/host/turned_loop.h"
+#include "tests/peers/process.h"
 
 namespace vhost::async {
 namespace {
@@ -112,6 +114,37 @@ TEST_F(Seam, NoticesSleepAndLocksOfFiles) {
               ElementsAre(StartsWith("flock ")));
   EXPECT_THAT(calls_of([&] { ::fsync(ends_[0]); }),
               ElementsAre(StartsWith("fsync ")));
+}
+
+TEST_F(Seam, NoticesFilesOnDisk) {
+  const testing::TempDir dir;
+  const std::string path = dir.file("some");
+  EXPECT_THAT(
+      calls_of([&] {
+        const UniqueFd made(::open(path.c_str(), O_CREAT | O_RDWR, 0600));
+        EXPECT_TRUE(made.valid());
+      }),
+      ElementsAre(StartsWith("open")));
+  EXPECT_THAT(calls_of([&] {
+                const UniqueFd again(::openat(AT_FDCWD, path.c_str(), O_RDWR));
+                EXPECT_TRUE(again.valid());
+              }),
+              ElementsAre(StartsWith("openat")));
+  const UniqueFd disk(::open(path.c_str(), O_RDWR));
+  const UniqueFd memory(::memfd_create("some", MFD_CLOEXEC));
+  for (const FdRef fd : {FdRef(disk), FdRef(memory)}) {
+    const std::vector<std::string> calls = calls_of([&] {
+      EXPECT_EQ(::pwrite(fd.get(), &byte_, 1, 0), 1);
+      EXPECT_EQ(::pread(fd.get(), &byte_, 1, 0), 1);
+      ::fallocate(fd.get(), 0, 0, 1);
+    });
+    if (fd.get() == memory.get()) {
+      EXPECT_THAT(calls, IsEmpty());
+    } else {
+      EXPECT_THAT(calls, ElementsAre(StartsWith("pwrite"), StartsWith("pread"),
+                                     StartsWith("fallocate")));
+    }
+  }
 }
 
 TEST_F(Seam, NoticesWaitsForThreads) {

@@ -13,6 +13,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -50,12 +51,13 @@ size_t threads() {
 // A VM with a back-end process, which stops before one message.
 class HungVm {
  public:
-  explicit HungVm(uint64_t stop_before)
+  explicit HungVm(uint64_t stop_before,
+                  std::optional<ReconnectPolicy> reconnect = {})
       : turned_(testing::make_turned_loop(LoopKind::kEpoll)),
         far_(stop_before) {
     vmm_.emplace(
         turned_->loop(), [this] { turned_->turn(Duration(0)); }, far_,
-        VmmOptions{.masks = MaskMode::kBackend});
+        VmmOptions{MaskMode::kBackend, reconnect});
   }
 
   bool until(absl::FunctionRef<bool()> done) {
@@ -351,12 +353,72 @@ TEST_F(TwoDisks, OneThatIsDeadHoldsNobodyUp) {
 
 constexpr int kExit = 7;
 
-// Hangs in the middle of a start, and ends the program as `how` says.
-[[noreturn]] void exit_with_hung_device(bool in_order) {
+// In the middle of what the program ends.
+enum class Middle : uint8_t {
+  kStart,    // Of a start; the back-end hangs.
+  kWaiting,  // Of the time between two attempts to reconnect; it is dead.
+  kAttempt,  // Of an attempt to reconnect; its successor hangs.
+};
+
+std::string name_of(Middle middle) {
+  switch (middle) {
+    case Middle::kStart:
+      return "Start";
+    case Middle::kWaiting:
+      return "Waiting";
+    case Middle::kAttempt:
+      return "Attempt";
+  }
+  return "";
+}
+
+std::unique_ptr<HungVm> in_a_start() {
   auto vm = std::make_unique<HungVm>(10);
   vm->go_to(acts()[1]);
   if (!vm->until([&] { return vm->far().stands_still(); })) ::exit(1);
   if (vm->outcome() != nullptr && vm->outcome()->over()) ::exit(2);
+  return vm;
+}
+
+// A device that ran, and is in `phase` of the way back.
+std::unique_ptr<HungVm> on_the_way_back(ReconnectState::Phase phase) {
+  const bool waits = phase == ReconnectState::Phase::kWaiting;
+  ReconnectPolicy policy;
+  policy.first_attempts = 1;
+  // A first attempt comes at once, and no other while the test runs.
+  if (waits) policy.backoff = policy.max_backoff = std::chrono::hours(1);
+  auto vm = std::make_unique<HungVm>(StoppingFar::kNever, policy);
+  vm->go_to({"", DeviceState::kRunning, [](Vmm& vmm, Completion done) {
+               vmm.dev->set_queues_enabled({}, true, std::move(done));
+             }});
+  VhostDev& dev = *vm->vmm()->dev;
+  if (dev.state() != DeviceState::kRunning) ::exit(3);
+  vm->far().die();
+  if (!waits) vm->far().restart(10);
+  const bool there = vm->until([&] {
+    const ReconnectState now = dev.reconnect_state();
+    return now.phase == phase && now.attempts > 0 &&
+           vm->far().stands_still() != waits;
+  });
+  if (!there || dev.state() == DeviceState::kRunning) ::exit(4);
+  return vm;
+}
+
+std::unique_ptr<HungVm> in(Middle middle) {
+  switch (middle) {
+    case Middle::kStart:
+      return in_a_start();
+    case Middle::kWaiting:
+      return on_the_way_back(ReconnectState::Phase::kWaiting);
+    case Middle::kAttempt:
+      return on_the_way_back(ReconnectState::Phase::kTrying);
+  }
+  return nullptr;
+}
+
+// Ends the program as `in_order` says.
+[[noreturn]] void exit_in(Middle middle, bool in_order) {
+  std::unique_ptr<HungVm> vm = in(middle);
   if (in_order) {
     vm.reset();
     ::exit(kExit);
@@ -367,19 +429,29 @@ constexpr int kExit = 7;
   ::exit(kExit);
 }
 
-class EndOfTheProgram : public ::testing::TestWithParam<bool> {};
+class EndOfTheProgram
+    : public ::testing::TestWithParam<std::tuple<Middle, bool>> {};
 
 TEST_P(EndOfTheProgram, WaitsForNoBackEnd) {
+  const auto [middle, in_order] = GetParam();
   const auto began = std::chrono::steady_clock::now();
-  EXPECT_EXIT(exit_with_hung_device(GetParam()),
-              ::testing::ExitedWithCode(kExit), "");
+  EXPECT_EXIT(exit_in(middle, in_order), ::testing::ExitedWithCode(kExit), "");
   EXPECT_LT(std::chrono::steady_clock::now() - began, 4 * kAtOnce);
 }
 
-INSTANTIATE_TEST_SUITE_P(In, EndOfTheProgram, ::testing::Bool(),
-                         [](const auto& one) {
-                           return one.param ? "Order" : "StaticDestructors";
-                         });
+std::string name_of_end(
+    const ::testing::TestParamInfo<std::tuple<Middle, bool>>& one) {
+  const auto& [middle, in_order] = one.param;
+  return absl::StrCat(name_of(middle),
+                      in_order ? "InOrder" : "InStaticDestructors");
+}
+
+INSTANTIATE_TEST_SUITE_P(In, EndOfTheProgram,
+                         ::testing::Combine(::testing::Values(Middle::kStart,
+                                                              Middle::kWaiting,
+                                                              Middle::kAttempt),
+                                            ::testing::Bool()),
+                         name_of_end);
 
 }  // namespace
 }  // namespace vhost::async

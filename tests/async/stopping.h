@@ -25,7 +25,11 @@ class StoppingFar final : public FarSide {
 
   // A new one instead; the socket of the old one stays until it listens.
   void restart(uint64_t stop_before);
-  bool stands_still() const { return process_->frozen(); }
+  // Kills it; its socket stays, and nobody listens there.
+  void die() { process_.reset(); }
+  bool stands_still() const {
+    return process_ != nullptr && process_->frozen();
+  }
   void go_on();
 
   std::unique_ptr<VhostOps> make_ops() override;

@@ -3,7 +3,9 @@
 // How long one device of four queues takes to connect, start and stop on a
 // back-end whose replies come a millisecond late, and how long 64 of them take
 // together, on one loop: as long, if nothing waits for anything but its own
-// back-end.
+// back-end.  And how long it takes from the loss of the back-end until the
+// device runs again by itself, against connect and first start
+// ("reconnect_to_cold").
 //
 //   bench_devices [--smoke]
 //
@@ -39,6 +41,9 @@ namespace vhost::bench {
 namespace {
 
 constexpr double kStartGoal = 1.5;  // Times one device.
+// One device, times a connect and a first start.  Wide: the kernel may take
+// several milliseconds to close what watches for the socket.
+constexpr double kReconnectGoal = 15;
 constexpr uint32_t kDevices = 64;
 constexpr uint32_t kQueues = 4;
 constexpr Duration kPatience = std::chrono::seconds(30);
@@ -89,6 +94,25 @@ struct Sample {
   std::vector<double> processor;  // Of the loop's thread.
 };
 
+// Adds to a sample what passes while it exists.
+class Stopwatch {
+ public:
+  explicit Stopwatch(Sample& sample) : sample_(sample) {}
+  ~Stopwatch() {
+    sample_.wall.push_back(
+        microseconds(std::chrono::steady_clock::now() - began_));
+    sample_.processor.push_back(microseconds(processor_time() - busy_));
+  }
+  Stopwatch(const Stopwatch&) = delete;
+  Stopwatch& operator=(const Stopwatch&) = delete;
+
+ private:
+  Sample& sample_;
+  const Duration busy_ = processor_time();
+  const std::chrono::steady_clock::time_point began_ =
+      std::chrono::steady_clock::now();
+};
+
 // A VM with so many disks.
 class Machine {
  public:
@@ -107,6 +131,7 @@ class Machine {
                                              .rings_gpa = kGpa + i * rings}));
       VhostDev::Options options;
       options.queues = QueueMap::identity(kQueues);
+      options.reconnect = ReconnectPolicy();
       devices_.push_back(std::make_unique<VhostDev>(
           *context_, make_vhost_user_ops(ConnectTo{path}), *models_.back(),
           binding_, events_, nullptr, options));
@@ -132,6 +157,18 @@ class Machine {
       device.stop(StopReason::kVmPause, std::move(done));
     });
   }
+  // From the end of all connections until all run again.
+  void reconnect(Sample& sample, DelayedBackend& backend) {
+    const Stopwatch stopwatch(sample);
+    backend.hang_up();
+    const auto is_back = [](const std::unique_ptr<VhostDev>& device) {
+      return device->reconnect_state().reconnections == 1 &&
+             device->state() == DeviceState::kRunning;
+    };
+    while (!std::all_of(devices_.begin(), devices_.end(), is_back)) {
+      check(loop_->run_once(kPatience), "event loop");
+    }
+  }
 
  private:
   static constexpr uint64_t kGpa = 1 << 20;
@@ -139,8 +176,7 @@ class Machine {
   void together(Sample& sample, const char* what,
                 absl::FunctionRef<void(VhostDev&, Completion)> operation) {
     size_t left = devices_.size();
-    const Duration busy = processor_time();
-    const auto began = std::chrono::steady_clock::now();
+    const Stopwatch stopwatch(sample);
     for (const auto& device : devices_) {
       operation(*device, [&left, what](absl::Status status) {
         check(status, what);
@@ -148,9 +184,6 @@ class Machine {
       });
     }
     while (left != 0) check(loop_->run_once(kPatience), "event loop");
-    sample.wall.push_back(
-        microseconds(std::chrono::steady_clock::now() - began));
-    sample.processor.push_back(microseconds(processor_time() - busy));
   }
 
   std::unique_ptr<EpollEventLoop> loop_;
@@ -162,7 +195,7 @@ class Machine {
   std::vector<std::unique_ptr<VhostDev>> devices_;
 };
 
-// One of connect, first start, start again, stop.
+// One of connect, first start, start again, stop, reconnect.
 struct Phase {
   const char* name;
   Sample one = {};
@@ -187,46 +220,83 @@ void allow_many_descriptors() {
   ::setrlimit(RLIMIT_NOFILE, &limit);
 }
 
-int run(bool smoke) {
-  allow_many_descriptors();
-  pin_to(0);
-  const int rounds = smoke ? 2 : 31;
-  auto backend = DelayedBackend::spawn({.queues = kQueues});
-  check(backend.status(), "back-end");
+struct Phases {
   Phase connect{"connect"};
   Phase first{"first_start"};
   Phase start{"start"};
   Phase stop{"stop"};
-  for (int i = 0; i < rounds; ++i) {
-    for (const uint32_t devices : {1u, kDevices}) {
-      const auto side = [devices](Phase& phase) -> Sample& {
-        return devices == 1 ? phase.one : phase.many;
-      };
-      Machine machine((*backend)->path(), devices);
-      machine.connect(side(connect));
-      // Memory is told and descriptors are made, once.
-      machine.start(side(first));
-      machine.stop(side(stop));
-      machine.start(side(start));
-      machine.stop(side(stop));
-    }
+  Phase reconnect{"reconnect"};
+
+  // What a reconnect takes, in connects and first starts.
+  double to_cold(Sample Phase::*side) const {
+    return median((reconnect.*side).wall) /
+           (median((connect.*side).wall) + median((first.*side).wall));
   }
-  std::printf("{\"devices\":%d,\"queues\":%d,\"rounds\":%d,\n%s}\n",
-              static_cast<int>(kDevices), static_cast<int>(kQueues), rounds,
-              absl::StrJoin({to_json(connect), to_json(first), to_json(start),
-                             to_json(stop)},
-                            ",\n")
-                  .c_str());
-  if (smoke) return 0;
+};
+
+// One life of so many devices.
+void live(DelayedBackend& backend, uint32_t devices, Phases& phases) {
+  const auto side = [devices](Phase& phase) -> Sample& {
+    return devices == 1 ? phase.one : phase.many;
+  };
+  Machine machine(backend.path(), devices);
+  machine.connect(side(phases.connect));
+  // Memory is told and descriptors are made, once.
+  machine.start(side(phases.first));
+  machine.stop(side(phases.stop));
+  machine.start(side(phases.start));
+  machine.reconnect(side(phases.reconnect), backend);
+  machine.stop(side(phases.stop));
+}
+
+void print(const Phases& phases, int rounds) {
+  std::printf(
+      "{\"devices\":%d,\"queues\":%d,\"rounds\":%d,\n%s,\n"
+      R"("reconnect_to_cold":{"one":%.2f,"many":%.2f}})"
+      "\n",
+      static_cast<int>(kDevices), static_cast<int>(kQueues), rounds,
+      absl::StrJoin({to_json(phases.connect), to_json(phases.first),
+                     to_json(phases.start), to_json(phases.stop),
+                     to_json(phases.reconnect)},
+                    ",\n")
+          .c_str(),
+      phases.to_cold(&Phase::one), phases.to_cold(&Phase::many));
+}
+
+bool meets_goals(const Phases& phases) {
   bool good = true;
-  for (const Phase* phase : {&first, &start}) {
+  for (const Phase* phase : {&phases.first, &phases.start}) {
     if (phase->ratio() <= kStartGoal) continue;
     std::fprintf(stderr,
                  "bench_devices: %s: %.2f times one device, goal %.1f\n",
                  phase->name, phase->ratio(), kStartGoal);
     good = false;
   }
-  return good ? 0 : 1;
+  if (const double ratio = phases.to_cold(&Phase::one);
+      ratio > kReconnectGoal) {
+    std::fprintf(stderr,
+                 "bench_devices: reconnect: %.2f times connect and start, "
+                 "goal %.1f\n",
+                 ratio, kReconnectGoal);
+    good = false;
+  }
+  return good;
+}
+
+int run(bool smoke) {
+  allow_many_descriptors();
+  pin_to(0);
+  const int rounds = smoke ? 2 : 31;
+  auto backend = DelayedBackend::spawn({.queues = kQueues});
+  check(backend.status(), "back-end");
+  Phases phases;
+  for (int i = 0; i < rounds; ++i) {
+    for (const uint32_t devices : {1u, kDevices}) {
+      live(**backend, devices, phases);
+    }
+  }
+  print(phases, rounds);
+  return smoke || meets_goals(phases) ? 0 : 1;
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 
 #include <signal.h>
 #include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -52,12 +53,15 @@ struct Reply {
 // The process.
 class Server {
  public:
-  Server(const DelayedBackend::Options& options, UniqueFd listener)
+  Server(const DelayedBackend::Options& options, UniqueFd listener,
+         FdRef hang_up)
       : delay_(options.delay),
         listener_(std::move(listener)),
+        hang_up_(hang_up),
         epoll_(::epoll_create1(EPOLL_CLOEXEC)) {
     device_options_.queues = options.queues;
     watch(listener_.get(), nullptr);
+    watch(hang_up_.get(), this);
   }
 
   [[noreturn]] void serve() {
@@ -70,6 +74,8 @@ class Server {
       for (int i = 0; i < count; ++i) {
         if (events[i].data.ptr == nullptr) {
           accept();
+        } else if (events[i].data.ptr == this) {
+          hang_up();
         } else {
           receive(
               *static_cast<std::shared_ptr<Connection>*>(events[i].data.ptr));
@@ -101,7 +107,22 @@ class Server {
     const int fd = socket.get();
     auto connection =
         std::make_shared<Connection>(std::move(socket), device_options_);
+    std::erase_if(connections_, [](const auto& one) { return one.expired(); });
+    connections_.push_back(connection);
     watch(fd, new std::shared_ptr<Connection>(std::move(connection)));
+  }
+
+  // What is left of a connection ends when it is read from.
+  void hang_up() {
+    uint64_t times = 0;
+    if (::read(hang_up_.get(), &times, sizeof(times)) < 0) return;
+    for (const std::weak_ptr<Connection>& one : connections_) {
+      const std::shared_ptr<Connection> connection = one.lock();
+      if (connection != nullptr) {
+        ::shutdown(connection->socket.get(), SHUT_RDWR);
+      }
+    }
+    connections_.clear();
   }
 
   void receive(std::shared_ptr<Connection>& its) {
@@ -193,7 +214,9 @@ class Server {
   const Duration delay_;
   InstantBackend::Options device_options_;
   UniqueFd listener_;
+  FdRef hang_up_;
   UniqueFd epoll_;
+  std::vector<std::weak_ptr<Connection>> connections_;
   std::deque<Reply> replies_;  // In the order of their times.
   InstantMessage message_;
   std::vector<std::byte> buffer_ = std::vector<std::byte>(kReadSize);
@@ -203,9 +226,14 @@ class Server {
 
 absl::StatusOr<std::unique_ptr<DelayedBackend>> DelayedBackend::spawn(
     const Options& options) {
-  static int number = 0;
-  const std::string path =
-      absl::StrCat("/tmp/vhostdev-delayed-", ::getpid(), "-", number++);
+  // A directory of its own: to watch one costs as much as there is in it.
+  std::string directory = "/tmp/vhostdev-delayed-XXXXXX";
+  if (::mkdtemp(directory.data()) == nullptr) {
+    return errno_status(errno, "mkdtemp");
+  }
+  std::unique_ptr<DelayedBackend> backend(
+      new DelayedBackend(std::move(directory)));
+  const std::string& path = backend->path_;
   sockaddr_un address = {};
   address.sun_family = AF_UNIX;
   std::memcpy(address.sun_path, path.data(), path.size());
@@ -215,7 +243,8 @@ absl::StatusOr<std::unique_ptr<DelayedBackend>> DelayedBackend::spawn(
       ::listen(listener.get(), kBacklog) != 0) {
     return errno_status(errno, absl::StrCat("listen ", path));
   }
-  std::unique_ptr<DelayedBackend> backend(new DelayedBackend(path));
+  backend->hang_up_ = UniqueFd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!backend->hang_up_.valid()) return errno_status(errno, "eventfd");
   const pid_t parent = ::getpid();
   backend->child_ = ::fork();
   if (backend->child_ < 0) return errno_status(errno, "fork");
@@ -224,7 +253,13 @@ absl::StatusOr<std::unique_ptr<DelayedBackend>> DelayedBackend::spawn(
   ::prctl(PR_SET_TIMERSLACK, 1);
   if (::getppid() != parent) ::_exit(0);
   pin_to(options.cpu);
-  Server(options, std::move(listener)).serve();
+  Server(options, std::move(listener), backend->hang_up_).serve();
+}
+
+void DelayedBackend::hang_up() {
+  const uint64_t once = 1;
+  // It cannot be full.
+  if (::write(hang_up_.get(), &once, sizeof(once)) < 0) std::abort();
 }
 
 DelayedBackend::~DelayedBackend() {
@@ -233,6 +268,7 @@ DelayedBackend::~DelayedBackend() {
     ::waitpid(child_, nullptr, 0);
   }
   ::unlink(path_.c_str());
+  ::rmdir(directory_.c_str());
 }
 
 }  // namespace vhost::bench

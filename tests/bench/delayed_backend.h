@@ -11,6 +11,7 @@
 
 #include "absl/status/statusor.h"
 #include "vhostdev/event_loop.h"
+#include "vhostdev/unique_fd.h"
 
 namespace vhost::bench {
 
@@ -35,10 +36,17 @@ class DelayedBackend {
   // Where it listens.
   const std::string& path() const { return path_; }
 
- private:
-  explicit DelayedBackend(std::string path) : path_(std::move(path)) {}
+  // Ends all connections, as the crash of a back-end would; those who connect
+  // again are served as ever.  Does not wait for it to happen.
+  void hang_up();
 
+ private:
+  explicit DelayedBackend(std::string directory)
+      : directory_(std::move(directory)), path_(directory_ + "/socket") {}
+
+  std::string directory_;
   std::string path_;
+  UniqueFd hang_up_;  // An eventfd, which the process reads.
   pid_t child_ = -1;
 };
 
