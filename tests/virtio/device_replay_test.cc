@@ -249,11 +249,11 @@ TEST_F(Replay, ACancelledReadDoesNotEndReconnecting) {
                                 std::move(done));
               }).ok());
   std::array<std::byte, 8> out;
-  ops->completes = testing::FakeVhostOps::Completes::kOnRequest;
+  ops->completes = testing::Completes::kOnRequest;
   Outcome read;
   dev->get_config(0, out, read.completion());
   ASSERT_EQ(ops->under_way(), 1);
-  ops->completes = testing::FakeVhostOps::Completes::kInline;
+  ops->completes = testing::Completes::kInline;
   dev->cancel();
   loop.run_ready();
 
