@@ -468,8 +468,11 @@ int sem_timedwait(sem_t* semaphore, const timespec* until) {
   return real_sem_timedwait(semaphore, until);
 }
 
-// Abseil's locks and condition variables, and GLib's, wait in this one.
-long syscall(long number, ...) noexcept {
+// Abseil's locks and condition variables, and GLib's, wait in this one.  It
+// takes more arguments than there may be, as the library's does: those behind
+// them are whatever lies there.
+__attribute__((no_sanitize("address"))) long syscall(long number,
+                                                     ...) noexcept {
   REAL(syscall);
   va_list arguments;
   va_start(arguments, number);
