@@ -310,11 +310,11 @@ void Link::go_down(const absl::Status& why) {
   client_->on_down(reason);
 }
 
-std::unique_ptr<PeerWatch> Link::watch_for_peer(
-    EventLoop& loop, EventLoop::Callback appeared) const {
+std::unique_ptr<PeerWatch> Link::watch_for_peer(EventLoop& loop,
+                                                EventLoop::Callback appeared) {
   if (started()) return nullptr;
   if (const auto* connect = std::get_if<ConnectTo>(&address_)) {
-    return watch_for_socket(loop, connect->path, std::move(appeared));
+    return watch_for_socket(loop, connect->path, inotify_, std::move(appeared));
   }
   if (!listener_.valid()) return nullptr;
   return watch_listener(loop, listener_.fd(), std::move(appeared));

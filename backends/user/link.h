@@ -89,7 +89,7 @@ class Link {
 
   // VhostOps::watch_for_peer.
   std::unique_ptr<PeerWatch> watch_for_peer(EventLoop& loop,
-                                            EventLoop::Callback appeared) const;
+                                            EventLoop::Callback appeared);
 
   // As counted over all connections.
   BackendCounters counters() const;
@@ -135,6 +135,7 @@ class Link {
   std::vector<std::unique_ptr<Connection>> old_connections_;
   std::vector<std::unique_ptr<BackendChannel>> old_channels_;
   BackendCounters past_counters_;
+  std::shared_ptr<UniqueFd> inotify_;  // Of watch_for_peer(), once used.
   std::string channel_end_;  // Why the back-end's channel ended, if it did.
 };
 

@@ -45,28 +45,36 @@ class ListenerWatch final : public PeerWatch {
 
 class FolderWatch final : public PeerWatch {
  public:
-  FolderWatch(EventLoop& loop, UniqueFd inotify, std::string name,
-              EventLoop::Callback appeared)
+  FolderWatch(EventLoop& loop, std::shared_ptr<UniqueFd> inotify, int folder,
+              std::string name, EventLoop::Callback appeared)
       : inotify_(std::move(inotify)),
+        folder_(folder),
         name_(std::move(name)),
-        caller_(std::move(appeared)),
-        watch_(loop.watch(inotify_, {.readable = true},
-                          [this](IoEvents) { look(); })) {}
+        caller_(std::move(appeared)) {
+    read_all();  // Of an earlier watch.
+    watch_ = loop.watch(*inotify_, {.readable = true}, [this](IoEvents) {
+      if (read_all()) caller_.call();
+    });
+  }
+  ~FolderWatch() override {
+    watch_.reset();
+    ::inotify_rm_watch(inotify_->get(), folder_);
+  }
 
   bool announces_all() const override { return false; }
 
  private:
-  // Reads all there is; calls at most once.
-  void look() {
+  // Whether something that there is to read is of our name.
+  bool read_all() const {
     bool ours = false;
     while (true) {
       alignas(inotify_event) std::array<char, 4096> buffer;
-      const ssize_t size = ::read(inotify_.get(), buffer.data(), buffer.size());
-      if (size <= 0) break;
+      const ssize_t size =
+          ::read(inotify_->get(), buffer.data(), buffer.size());
+      if (size <= 0) return ours;
       const absl::string_view events(buffer.data(), static_cast<size_t>(size));
       ours = names_us(events) || ours;
     }
-    if (ours) caller_.call();
   }
 
   bool names_us(absl::string_view events) const {
@@ -83,30 +91,35 @@ class FolderWatch final : public PeerWatch {
     return false;
   }
 
-  const UniqueFd inotify_;
+  const std::shared_ptr<UniqueFd> inotify_;
+  const int folder_;
   const std::string name_;
   const Caller caller_;
-  const std::unique_ptr<EventLoop::Watch> watch_;
+  std::unique_ptr<EventLoop::Watch> watch_;
 };
 
 }  // namespace
 
 std::unique_ptr<PeerWatch> watch_for_socket(EventLoop& loop,
                                             const std::string& path,
+                                            std::shared_ptr<UniqueFd>& inotify,
                                             EventLoop::Callback appeared) {
   const size_t slash = path.rfind('/');
   const bool bare = slash == std::string::npos;
   const std::string folder = bare ? "." : path.substr(0, slash + 1);
   std::string name = bare ? path : path.substr(slash + 1);
   if (name.empty()) return nullptr;
-  UniqueFd inotify(::inotify_init1(IN_NONBLOCK | IN_CLOEXEC));
-  if (!inotify.valid()) return nullptr;
-  constexpr uint32_t kComes = IN_CREATE | IN_MOVED_TO | IN_ATTRIB | IN_ONLYDIR;
-  if (::inotify_add_watch(inotify.get(), folder.c_str(), kComes) < 0) {
-    return nullptr;
+  if (inotify == nullptr) {
+    UniqueFd made(::inotify_init1(IN_NONBLOCK | IN_CLOEXEC));
+    if (!made.valid()) return nullptr;
+    inotify = std::make_shared<UniqueFd>(std::move(made));
   }
-  return std::make_unique<FolderWatch>(loop, std::move(inotify),
-                                       std::move(name), std::move(appeared));
+  constexpr uint32_t kComes = IN_CREATE | IN_MOVED_TO | IN_ATTRIB | IN_ONLYDIR;
+  const int watched =
+      ::inotify_add_watch(inotify->get(), folder.c_str(), kComes);
+  if (watched < 0) return nullptr;
+  return std::make_unique<FolderWatch>(loop, inotify, watched, std::move(name),
+                                       std::move(appeared));
 }
 
 std::unique_ptr<PeerWatch> watch_listener(EventLoop& loop, FdRef listener,

@@ -14,9 +14,13 @@ namespace vhost::user {
 // Tells when something of the name of the socket at `path` comes into its
 // folder, or becomes accessible there.  A hint: who comes may not listen yet.
 // Null: there is no such folder, or it cannot be watched.
+//
+// `inotify` is made on first use and is for the caller to keep, for one watch
+// at a time: closing it so soon after a watch takes the kernel 10 ms.
 // Source: inotify(7).
 std::unique_ptr<PeerWatch> watch_for_socket(EventLoop& loop,
                                             const std::string& path,
+                                            std::shared_ptr<UniqueFd>& inotify,
                                             EventLoop::Callback appeared);
 
 // Tells whenever somebody waits at `listener` to be accepted, those who came

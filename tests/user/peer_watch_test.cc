@@ -24,7 +24,7 @@ void touch(const std::string& path) {
 class PeerWatchTest : public ::testing::Test {
  protected:
   std::unique_ptr<PeerWatch> watch(const std::string& path) {
-    return watch_for_socket(loop, path, [this] { ++appearances; });
+    return watch_for_socket(loop, path, inotify, [this] { ++appearances; });
   }
   int look() {
     loop.run_ready();
@@ -33,6 +33,7 @@ class PeerWatchTest : public ::testing::Test {
 
   TemporaryFolder folder;
   testing::ManualEventLoop loop;
+  std::shared_ptr<UniqueFd> inotify;
   int appearances = 0;
 };
 
@@ -70,6 +71,22 @@ TEST_F(PeerWatchTest, IsSilentAboutOthers) {
   EXPECT_EQ(look(), 0);
 }
 
+TEST_F(PeerWatchTest, OneDescriptorServesOneWatchAfterAnother) {
+  auto watched = watch(folder.file("s"));
+  ASSERT_NE(inotify, nullptr);
+  const int descriptor = inotify->get();
+  touch(folder.file("s"));
+  watched = nullptr;
+  touch(folder.file("s"));
+  watched = watch(folder.file("s"));
+
+  EXPECT_EQ(inotify->get(), descriptor);
+  // What was before is not told.
+  EXPECT_EQ(look(), 0);
+  ASSERT_EQ(::chmod(folder.file("s").c_str(), 0666), 0);
+  EXPECT_EQ(look(), 1);
+}
+
 TEST_F(PeerWatchTest, WithoutAFolderThereIsNothingToWatch) {
   EXPECT_EQ(watch(folder.file("missing/s")), nullptr);
   EXPECT_EQ(watch(folder.file("")), nullptr);
@@ -78,7 +95,7 @@ TEST_F(PeerWatchTest, WithoutAFolderThereIsNothingToWatch) {
 TEST_F(PeerWatchTest, MayBeDestroyedByWhatItCalls) {
   std::unique_ptr<PeerWatch> watched;
   int calls = 0;
-  watched = watch_for_socket(loop, folder.file("s"), [&] {
+  watched = watch_for_socket(loop, folder.file("s"), inotify, [&] {
     ++calls;
     watched.reset();
   });
