@@ -57,6 +57,7 @@ class Process {
   void freeze();
   // Whether each of its threads is stopped.
   bool frozen() const;
+  pid_t pid() const { return pid_; }
 
   // The exit status, or 128 + the signal it died of; nothing if it still runs
   // after `timeout`.

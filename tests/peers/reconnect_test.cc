@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <chrono>
 #include <csignal>
 #include <cstdio>
@@ -24,6 +25,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "tests/peers/daemon.h"
+#include "tests/peers/killing_relay.h"
 #include "tests/peers/process.h"
 #include "tests/peers/supervisor.h"
 
@@ -67,6 +69,7 @@ class KilledOften : public ::testing::Test {
         disk_command(server, image(), socket(), kQueues);
     command.insert(command.end(), more.begin(), more.end());
     disk_ = std::make_unique<Supervisor>(std::move(command), image());
+    front_ = socket();
   }
 
   std::string image() const { return dir_.file("disk.img"); }
@@ -76,11 +79,16 @@ class KilledOften : public ::testing::Test {
   void begin(const std::vector<std::string>& more = {},
              uint32_t depth = kDepth) {
     ASSERT_EQ(disk_->start(more), absl::OkStatus());
+    begin_load(depth);
+  }
+
+  // The load alone.
+  void begin_load(uint32_t depth) {
     out_ = UniqueFd(::open(dir_.file("report").c_str(),
                            O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
     ASSERT_TRUE(out_.valid());
     auto verify = Process::start(
-        {find_program("vhostctl"), "blk", "verify", "--socket", socket(),
+        {find_program("vhostctl"), "blk", "verify", "--socket", front_,
          "--reconnect", absl::StrCat("--queues=", kQueues),
          absl::StrCat("--depth=", depth), "--seconds=3600", "--timeout=60",
          "--json"},
@@ -153,6 +161,7 @@ class KilledOften : public ::testing::Test {
   }
 
   TempDir dir_;
+  std::string front_;  // Where the load connects to.
   std::unique_ptr<Supervisor> disk_;
   UniqueFd out_;
   std::unique_ptr<Process> verify_;
@@ -282,6 +291,46 @@ TEST_P(KilledAtEachMessage, OfAStop) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Model, KilledAtEachMessage,
+                         ::testing::Values("before", "after"),
+                         [](const auto& one) {
+                           return std::string(one.param);
+                         });
+
+// qemu-storage-daemon does not die by itself: who passes on what is said has it
+// killed.
+class QemuKilledAtEachMessage : public KilledAtEachMessage {};
+
+TEST_P(QemuKilledAtEachMessage, OfTheFirstConnectionAndStart) {
+  ASSERT_NO_FATAL_FAILURE(use(DiskServer::kQemu));
+  if (IsSkipped()) return;
+  front_ = dir_.file("relay.sock");
+  const bool before = std::string(GetParam()) == "before";
+  std::atomic<pid_t> victim = 0;
+  KillingRelay relay(front_, socket(), [&] { ::kill(victim, SIGKILL); });
+  ASSERT_EQ(relay.start(), absl::OkStatus());
+  bool died = true;
+  uint64_t deaths = 0;
+  for (uint64_t at = 1; died; at += kBoundaryStep) {
+    SCOPED_TRACE(absl::StrCat("message ", at));
+    relay.kill_at(at, before);
+    ASSERT_EQ(disk_->start(), absl::OkStatus());
+    victim = disk_->pid();
+    ASSERT_NO_FATAL_FAILURE(begin_load(kDepth));
+    const absl::StatusOr<bool> writes = disk_->wait_for_writes();
+    ASSERT_TRUE(writes.ok()) << writes.status();
+    died = !*writes || disk_->ends_in(kSettle);
+    if (died) {
+      ++deaths;
+      ASSERT_EQ(disk_->start(), absl::OkStatus());
+      ASSERT_EQ(disk_->wait_for_writes().value_or(false), true);
+    }
+    relay.kill_at(KillingRelay::kNever, before);
+    expect_sound(end());
+  }
+  EXPECT_GE(deaths, 3);
+}
+
+INSTANTIATE_TEST_SUITE_P(Qemu, QemuKilledAtEachMessage,
                          ::testing::Values("before", "after"),
                          [](const auto& one) {
                            return std::string(one.param);

@@ -37,6 +37,7 @@ class Supervisor {
 
   void kill();
 
+  pid_t pid() const { return process_->pid(); }
   uint64_t started() const { return started_; }
 
  private:

@@ -18,7 +18,8 @@ namespace vhost::user {
 namespace {
 
 void touch(const std::string& path) {
-  UniqueFd(::open(path.c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
+  const UniqueFd made(
+      ::open(path.c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
 }
 
 class PeerWatchTest : public ::testing::Test {

@@ -223,12 +223,42 @@ TEST_F(SocketReconnect, AListenerThatDiesAfterTheConnectIsTheNextAttempt) {
   EXPECT_THAT(events.gave_up_with, IsEmpty());
 }
 
-TEST_F(SocketReconnect, AtEveryMessageTheBackEndMayEndAgain) {
+// Who connects to whom.
+class EveryMessage : public SocketReconnect,
+                     public ::testing::WithParamInterface<bool> {
+ protected:
+  bool we_listen() const { return GetParam(); }
+
+  void begin() {
+    if (!we_listen()) {
+      start_model();
+      make(ConnectTo{path()});
+      ASSERT_TRUE(init_and_start().ok());
+      return;
+    }
+    make(ListenOn{path()});
+    std::optional<absl::Status> inited;
+    dev->init([&](absl::Status status) { inited = std::move(status); });
+    loop.run_ready();
+    connect_model();
+    ASSERT_TRUE(turn_until([&] { return inited.has_value(); }));
+    ASSERT_TRUE(inited->ok()) << *inited;
+    ASSERT_TRUE(
+        drive([this](Completion done) { dev->start(std::move(done)); }).ok());
+  }
+  // The model, which may have hung up, serves us again.
+  void connect_again() {
+    absl::StatusOr<std::optional<UniqueFd>> socket = connect_to(path());
+    ASSERT_TRUE(socket.ok()) << socket.status();
+    ASSERT_TRUE(socket->has_value());
+    ASSERT_TRUE(model->connect(**std::move(socket)).ok());
+  }
+};
+
+TEST_P(EveryMessage, TheBackEndMayEndAgain) {
   for (uint64_t number = 0;; ++number) {
     SCOPED_TRACE(number);
-    start_model();
-    make(ConnectTo{path()});
-    ASSERT_TRUE(init_and_start().ok());
+    ASSERT_NO_FATAL_FAILURE(begin());
     const uint64_t in_all = model->counters().messages;
     kill_model();
 
@@ -243,8 +273,13 @@ TEST_F(SocketReconnect, AtEveryMessageTheBackEndMayEndAgain) {
       return verdict;
     };
     model = std::make_unique<testing::ModelBackend>(disk.get(), options);
-    ASSERT_TRUE(model->listen_on(path()).ok());
+    if (!we_listen()) {
+      ASSERT_TRUE(model->listen_on(path()).ok());
+    }
     for (int i = 0; i < 10 && dev->state() != DeviceState::kRunning; ++i) {
+      if (we_listen()) {
+        ASSERT_NO_FATAL_FAILURE(connect_again());
+      }
       turn_until([this] {
         return dev->state() == DeviceState::kRunning ||
                dev->reconnect_state().phase == Phase::kWaiting;
@@ -253,13 +288,20 @@ TEST_F(SocketReconnect, AtEveryMessageTheBackEndMayEndAgain) {
     }
 
     EXPECT_EQ(dev->state(), DeviceState::kRunning);
-    EXPECT_EQ(model->counters().connections, hung_up ? 2 : 1);
+    if (!we_listen()) {
+      EXPECT_EQ(model->counters().connections, hung_up ? 2 : 1);
+    }
     dev.reset();
     model.reset();
     if (!hung_up) break;
     ASSERT_LE(number, in_all);
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(Socket, EveryMessage, ::testing::Bool(),
+                         [](const auto& one) {
+                           return one.param ? "WeListen" : "WeConnect";
+                         });
 
 TEST_F(SocketReconnect, ASocketThatWasHandedInCannotComeBack) {
   auto pair = make_pair();
