@@ -347,10 +347,10 @@ std::string run_all(size_t devices, size_t devices_per_backend, uint32_t queues,
   return front_end.result();
 }
 
-// A kick and a call notifier for each queue; a device's socket, its channel
-// and its error notifier; and a handful for the process.
+// A kick and a call notifier for each queue; a device's socket, its channel,
+// its error notifier and its inflight area; and a handful for the process.
 constexpr size_t expected_descriptors(size_t devices, size_t queues) {
-  return devices * (2 * queues + 3) + 8;
+  return devices * (2 * queues + 4) + 8;
 }
 
 TEST(Unprivileged, DrivesADeviceOf256Queues) {
