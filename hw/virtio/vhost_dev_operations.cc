@@ -198,6 +198,8 @@ void VhostDev::Impl::end_operations(const absl::Status& why, Tell tell,
   if (ended.has_value() && !ended->internal) complete(*std::move(ended), why);
   if (waiting.has_value()) complete(*std::move(waiting), why);
   for (Beside& entry : beside) complete(std::move(entry.operation), why);
+  // One that was broken before waited for this to end.
+  if (schedule_.waiting()) defer([](Impl& self) { self.await_peer(); });
 }
 
 void VhostDev::Impl::become_broken(const absl::Status& why) {

@@ -119,6 +119,7 @@ Task VhostDev::Impl::stop_task(StopReason reason) {
   if (forgets_positions(reason)) {
     forget_positions();
     forget_inflight();
+    told_config_.clear();
   }
   co_return status;
 }

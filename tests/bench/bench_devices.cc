@@ -30,6 +30,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "tests/bench/delayed_backend.h"
+#include "tests/bench/idle_vmm.h"
 #include "tests/bench/instant_backend.h"
 #include "vhostdev/event_loop.h"
 #include "vhostdev/testing/fake_vmm.h"
@@ -55,13 +56,6 @@ void check(const absl::Status& status, const char* what) {
   std::exit(1);
 }
 
-double median(std::vector<double> values) {
-  const auto middle =
-      values.begin() + static_cast<ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
-
 Duration processor_time() {
   timespec time = {};
   ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
@@ -72,22 +66,6 @@ Duration processor_time() {
 double microseconds(Duration time) {
   return std::chrono::duration<double, std::micro>(time).count();
 }
-
-// A VMM that does nothing with notifiers.
-class NoBinding final : public NotifierBinding {
- public:
-  absl::Status bind_kicks(std::span<const KickBinding>) override {
-    return absl::OkStatus();
-  }
-  void unbind_kicks(std::span<const QueueIndex>) override {}
-  absl::Status bind_calls(std::span<const CallBinding>) override {
-    return absl::OkStatus();
-  }
-  void unbind_calls(std::span<const VectorIndex>) override {}
-  void mask(VectorIndex) override {}
-  void unmask(VectorIndex) override {}
-  void raise(VectorIndex) override {}
-};
 
 struct Sample {
   std::vector<double> wall;       // Microseconds.

@@ -32,6 +32,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "tests/bench/idle_vmm.h"
 #include "tests/bench/instant_backend.h"
 #include "tests/bench/replay.h"
 #include "vhostdev/blk_client.h"
@@ -70,29 +71,6 @@ double microseconds(const std::function<void()>& work) {
       std::chrono::steady_clock::now() - before;
   return took.count();
 }
-
-double median(std::vector<double> values) {
-  const auto middle =
-      values.begin() + static_cast<ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
-
-// A VMM that does nothing with notifiers.
-class NoBinding final : public NotifierBinding {
- public:
-  absl::Status bind_kicks(std::span<const KickBinding>) override {
-    return absl::OkStatus();
-  }
-  void unbind_kicks(std::span<const QueueIndex>) override {}
-  absl::Status bind_calls(std::span<const CallBinding>) override {
-    return absl::OkStatus();
-  }
-  void unbind_calls(std::span<const VectorIndex>) override {}
-  void mask(VectorIndex) override {}
-  void unmask(VectorIndex) override {}
-  void raise(VectorIndex) override {}
-};
 
 // A device of ours on an InstantBackend.
 class Ours {

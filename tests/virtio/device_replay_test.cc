@@ -235,6 +235,28 @@ TEST_F(Replay, WhatTheGuestWroteToTheConfigurationIsWrittenAgain) {
   EXPECT_EQ(events.config_changes, 1);
 }
 
+// A guest that reset the device starts from what it is by itself.
+TEST_F(Replay, WhatAGuestWroteBeforeAResetIsForgotten) {
+  VhostDev::Options options = with_policy();
+  options.config_size = 8;
+  make(testing::like_vhost_user(), options);
+  ops->backend.config.resize(8);
+  ASSERT_TRUE(init().ok());
+  const std::byte value{1};
+  ASSERT_TRUE(drive([&](Completion done) {
+                dev->set_config(3, std::span(&value, 1), ConfigWriter::kDriver,
+                                std::move(done));
+              }).ok());
+  ASSERT_TRUE(start().ok());
+  ASSERT_TRUE(stop(StopReason::kGuestReset).ok());
+  ops->backend.config[3] = std::byte{0};
+  lose();
+  loop.run_ready();
+
+  EXPECT_EQ(events.reconnections, 1);
+  EXPECT_EQ(ops->backend.config[3], std::byte{0});
+}
+
 // Of one who only wanted to read, the device comes back all the same.
 TEST_F(Replay, ACancelledReadDoesNotEndReconnecting) {
   VhostDev::Options options = with_policy();
