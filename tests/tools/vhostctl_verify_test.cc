@@ -9,7 +9,6 @@
 #include <map>
 #include <memory>
 #include <optional>
-#include <set>
 #include <span>
 #include <string>
 #include <utility>
@@ -137,14 +136,14 @@ class FlippingDisk final : public LyingDisk {
   bool lied_ = false;
 };
 
-// Forgets all writes of a sector but the first.
+// Forgets every second write of a sector.
 class ForgetfulDisk final : public LyingDisk {
  public:
   using LyingDisk::LyingDisk;
 
   absl::StatusOr<uint32_t> handle(const ModelRequest& request) override {
     const std::optional<uint64_t> sector = written_sector(request);
-    if (!sector.has_value() || known_.insert(*sector).second) {
+    if (!sector.has_value() || ++writes_[*sector] % 2 != 0) {
       return do_it(request);
     }
     *request.writable.front().host = std::byte{};
@@ -152,7 +151,7 @@ class ForgetfulDisk final : public LyingDisk {
   }
 
  private:
-  std::set<uint64_t> known_;
+  std::map<uint64_t, uint64_t> writes_;  // By sector.
 };
 
 // Carries the first write of a sector out once more after each from the third
