@@ -9,7 +9,8 @@ FOLDER has a file "times" with lines "<part> <seconds> passed|failed <command>"
 and the JUnit files (*.xml) that ctest wrote.  Prints the skipped tests with
 their reasons, the time of each part next to its budget, and the number of
 tests.  A ctest with many tests of gtest in it (one boot of a guest) names those
-that failed or were skipped.  Fails if a test failed or a part took longer than its budget.
+that failed or were skipped.  Of a failed one it prints what it complained about.
+Fails if a test failed or a part took longer than its budget.
 """
 
 import collections
@@ -21,8 +22,13 @@ import sys
 import tempfile
 import xml.etree.ElementTree
 
+# Of the output of one failed test.
+MOST_LINES = 40
+
 SKIPPED = re.compile(r"Skipped\n(.*?)(?:\n\[|\Z)", re.S)
 SKIPPED_WITHIN = re.compile(r"Skipped\n(.*?)\n\[  SKIPPED \] (\S+) \(", re.S)
+FAILURE = re.compile(r"^\S+:\d+: Failure\n.*?(?=^\[|^\S+:\d+: Failure\n|\Z)",
+                     re.M | re.S)
 FAILED_WITHIN = re.compile(r"^\[  FAILED  \] (\S+?)(?:,.*)? \(\d+ ms\)$", re.M)
 
 
@@ -40,6 +46,16 @@ def skip_reason(test):
 
 def on_one_line(text):
     return " ".join(text.split())[:200]
+
+
+def complaints(output):
+    """What a failed test printed about its failures, a few lines of it."""
+    said = "".join(FAILURE.findall(output)) or output[-2000:]
+    lines = [line[:300] for line in said.splitlines() if line.strip()]
+    more = len(lines) - MOST_LINES
+    if more > 0:
+        lines[MOST_LINES:] = [f"({more} more lines)"]
+    return "".join(f"\n      {line}" for line in lines)
 
 
 def was_skipped(test):
@@ -78,7 +94,8 @@ def report(folder, budgets):
                 counts["failed"] += 1
                 within = FAILED_WITHIN.findall(output)
                 failed.append("".join([f"  {name}"] +
-                                      [f"\n    {test}" for test in within]))
+                                      [f"\n    {test}" for test in within])
+                              + complaints(output))
 
     print("\nskipped:" if skipped else "\nskipped: none")
     print("\n".join(skipped), end="\n" if skipped else "")
@@ -110,11 +127,18 @@ def self_test():
                         "Skipped\nno tap\n[  SKIPPED ] S.Skips (0 ms)\n"
                         "[  FAILED  ] S.Fails/0, where GetParam() = 1 (2 ms)\n"
                         "[  FAILED  ] S.Fails/0, where</system-out>")
+    told = test.format("fail", "<failure/><system-out>[ RUN      ] S.Fails\n"
+                       "noise\nx.cc:7: Failure\nExpected: 1\n\n  not: 2\n"
+                       "x.cc:9: Failure\nthird\n[  FAILED  ] S.Fails (1 ms)\n"
+                       "</system-out>")
     runs = (
         (True, ctest, boot, "a (dev): run-in-guest: no kernel"),
         (True, ctest, inner.format("run", ""), "a (dev), S.Skips: no tap"),
         (False, ctest, inner.format("fail", "<failure/>"),
-         "a (dev)\n    S.Fails/0\n\n"),
+         "a (dev)\n    S.Fails/0\n"),
+        (False, ctest, told, "a (dev)\n    S.Fails\n      x.cc:7: Failure\n"
+         "      Expected: 1\n        not: 2\n      x.cc:9: Failure\n"
+         "      third\n\n"),
         (True, ctest, good + skip, "a (dev): no device"),
         (True, ctest, good, "skipped: none"),
         (False, ctest, good + bad, "1 passed, 1 failed, 0 skipped"),

@@ -14,6 +14,7 @@ VirtioDriver::Options driver_options(const NetPort::Options& options,
   out.max_queues = 2 * options.pairs;
   out.config_size = options.config_size;
   out.init_timeout = kPatience;
+  out.stop_timeout = kPatience;
   out.own_loop = loop;
   return out;
 }

@@ -26,8 +26,9 @@ using ::testing::Values;
 
 constexpr uint64_t kDiskSize = uint64_t{64} << 20;
 constexpr uint64_t kPiece = 4096;
-// How long what must not wait for a dead back-end may take on a busy machine.
-constexpr Duration kAtOnce = std::chrono::seconds(3);
+// How long what must not wait for a dead back-end may take on a busy machine;
+// what waited would take kPatience.
+constexpr Duration kAtOnce = kPatience / 2;
 
 Duration since(MonotonicTime begun) {
   return std::chrono::steady_clock::now() - begun;

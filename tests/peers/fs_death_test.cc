@@ -22,8 +22,9 @@ namespace {
 
 using ::testing::Values;
 
-// How long what must not wait for a dead back-end may take on a busy machine.
-constexpr Duration kAtOnce = std::chrono::seconds(3);
+// How long what must not wait for a dead back-end may take on a busy machine;
+// what waited would take kPatience.
+constexpr Duration kAtOnce = kPatience / 2;
 constexpr uint64_t kReads = 12;
 constexpr uint64_t kForgets = 3;
 

@@ -27,6 +27,7 @@ std::unique_ptr<VirtioDriver> make_driver(TestVm& vm, const std::string& socket,
   options.max_queues = queues;
   options.config_size = kBlkConfigSize;
   options.init_timeout = kPatience;
+  options.stop_timeout = kPatience;
   options.own_loop = own_loop;
   return std::make_unique<VirtioDriver>(
       vm.context, vm.dma, make_vhost_user_ops(ConnectTo{socket}), options);

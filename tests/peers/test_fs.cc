@@ -54,6 +54,7 @@ void TestFs::attach(const std::string& socket) {
   options.device_id = kDeviceIdFs;
   options.max_queues = kFsFixedQueues + 1;
   options.init_timeout = kPatience;
+  options.stop_timeout = kPatience;
   options.own_loop = loop_.get();
   driver_ = std::make_unique<VirtioDriver>(
       vm_.context, vm_.dma, make_vhost_user_ops(ConnectTo{socket}), options);
