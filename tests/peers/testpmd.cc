@@ -4,10 +4,9 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <fstream>
+#include <ios>
 #include <iterator>
-#include <sstream>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -21,20 +20,14 @@ constexpr char kProgram[] = "dpdk-testpmd";
 constexpr Duration kStartTimeout = std::chrono::seconds(20);
 constexpr size_t kLogBytes = 2000;
 
-// Asking the kernel takes no connection away from the first front-end.
-bool listens(const std::string& path) {
-  constexpr char kAcceptsConnections[] = "00010000";
-  std::ifstream sockets("/proc/net/unix");
-  for (std::string line; std::getline(sockets, line);) {
-    std::istringstream words(line);
-    const std::vector<std::string> fields{
-        std::istream_iterator<std::string>(words), {}};
-    if (fields.size() == 8 && fields[3] == kAcceptsConnections &&
-        fields[7] == path) {
-      return true;
-    }
-  }
-  return false;
+// What it prints when its ports are started and its cores forward.
+constexpr char kForwards[] = "Press enter to exit";
+
+// All of the file behind `offset`.
+std::string read_from(const std::string& path, std::streamoff offset) {
+  std::ifstream file(path);
+  file.seekg(offset);
+  return {std::istreambuf_iterator<char>(file), {}};
 }
 
 }  // namespace
@@ -49,12 +42,13 @@ absl::StatusOr<std::unique_ptr<Testpmd>> Testpmd::start(
   std::unique_ptr<Testpmd> out(new Testpmd(options));
   out->log_path_ = dir.file("testpmd.log");
   const std::string pairs = absl::StrCat(options.pairs);
-  // Nothing is shared with others that have the same prefix.
-  std::vector<std::string> argv = {kProgram,      "--no-huge",
-                                   "--no-shconf", "--no-telemetry",
-                                   "--no-pci",    "-m",
-                                   "256",         "-l",
-                                   "0,1",         "--file-prefix=vhostdev"};
+  // A line at a time, so that what it prints can be waited for.  Nothing is
+  // shared with others that have the same prefix.
+  std::vector<std::string> argv = {
+      "stdbuf",    "-oL",         kProgram,
+      "--no-huge", "--no-shconf", "--no-telemetry",
+      "--no-pci",  "-m",          "256",
+      "-l",        "0,1",         "--file-prefix=vhostdev"};
   for (size_t i = 0; i < 2; ++i) {
     out->sockets_[i] = dir.file(absl::StrCat("net", i, ".sock"));
     // What a predecessor that was killed left behind; it binds over nothing.
@@ -67,6 +61,8 @@ absl::StatusOr<std::unique_ptr<Testpmd>> Testpmd::start(
   for (const std::string& argument :
        {std::string("--"), std::string("--auto-start"),
         std::string("--forward-mode=io"), std::string("--no-mlockall"),
+        // It would wait for front-ends.
+        std::string("--disable-link-check"),
         std::string("--total-num-mbufs=4096"), absl::StrCat("--rxq=", pairs),
         absl::StrCat("--txq=", pairs)}) {
     argv.push_back(argument);
@@ -74,6 +70,8 @@ absl::StatusOr<std::unique_ptr<Testpmd>> Testpmd::start(
   const UniqueFd log(::open(out->log_path_.c_str(),
                             O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
   if (!log.valid()) return errno_status(errno, out->log_path_);
+  // Behind what a predecessor said.
+  out->log_begin_ = ::lseek(log.get(), 0, SEEK_END);
   std::array<int, 2> ends = {-1, -1};
   if (::pipe2(ends.data(), O_CLOEXEC) != 0) return errno_status(errno, "pipe");
   const UniqueFd its_input(ends[0]);
@@ -82,14 +80,17 @@ absl::StatusOr<std::unique_ptr<Testpmd>> Testpmd::start(
       argv, {.in = its_input, .out = log, .err = log, .extra = {}});
   if (!process.ok()) return process.status();
   out->process_ = *std::move(process);
-  if (!options.connects) VHOST_RETURN_IF_ERROR(out->wait_until_it_listens());
+  VHOST_RETURN_IF_ERROR(out->wait_until_it_forwards());
   return out;
 }
 
-absl::Status Testpmd::wait_until_it_listens() {
+// Its sockets listen before its ports are started, and a front-end that comes
+// between may find a port that never forwards.
+absl::Status Testpmd::wait_until_it_forwards() {
   const MonotonicTime deadline =
       std::chrono::steady_clock::now() + kStartTimeout;
-  while (!std::all_of(sockets_.begin(), sockets_.end(), listens)) {
+  while (read_from(log_path_, log_begin_).find(kForwards) ==
+         std::string::npos) {
     // Waiting for its end is the pause between two looks.
     const std::optional<int> ended =
         process_->wait(std::chrono::milliseconds(5));
@@ -99,7 +100,7 @@ absl::Status Testpmd::wait_until_it_listens() {
     }
     if (std::chrono::steady_clock::now() > deadline) {
       return absl::DeadlineExceededError(
-          absl::StrCat(kProgram, " does not listen: ", log()));
+          absl::StrCat(kProgram, " does not forward: ", log()));
     }
   }
   return absl::OkStatus();
@@ -111,8 +112,7 @@ VhostUserAddress Testpmd::address(uint32_t port) const {
 }
 
 std::string Testpmd::log() const {
-  std::ifstream file(log_path_);
-  const std::string all{std::istreambuf_iterator<char>(file), {}};
+  const std::string all = read_from(log_path_, 0);
   return all.size() > kLogBytes ? all.substr(all.size() - kLogBytes) : all;
 }
 

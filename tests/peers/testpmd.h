@@ -3,6 +3,7 @@
 #define TESTS_PEERS_TESTPMD_H_
 
 #include <array>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <utility>
@@ -27,10 +28,10 @@ class Testpmd {
   // A test skips itself with the message if it is not there.
   static absl::Status check_installed();
 
-  // With sockets and a log in `dir`.  Where it listens, it does when this
-  // returns.
+  // With sockets and a log in `dir`.  When this returns its ports are started,
+  // and what arrives at one of them is forwarded.
   // Errors: kNotFound          not installed.
-  //         kDeadlineExceeded  it does not listen.
+  //         kDeadlineExceeded  it does not forward.
   //         kUnavailable       it ended.
   static absl::StatusOr<std::unique_ptr<Testpmd>> start(const TempDir& dir,
                                                         const Options& options);
@@ -46,12 +47,13 @@ class Testpmd {
 
  private:
   explicit Testpmd(const Options& options) : options_(options) {}
-  absl::Status wait_until_it_listens();
+  absl::Status wait_until_it_forwards();
 
   const Options options_;
   std::array<std::string, 2> sockets_;
   std::string log_path_;
-  UniqueFd input_;  // It ends when its standard input does.
+  int64_t log_begin_ = 0;  // Bytes; what was there before it started.
+  UniqueFd input_;         // It ends when its standard input does.
   std::unique_ptr<Process> process_;
 };
 
