@@ -2,10 +2,12 @@
 #include "tools/vhostctl/pattern.h"
 
 #include <endian.h>
+#include <sys/random.h>
 #include <xxhash.h>
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
@@ -48,6 +50,17 @@ Block make_block(const PatternTag& tag) {
 }
 
 }  // namespace
+
+uint64_t random_seed() {
+  uint64_t seed = 0;
+  // With so few bytes it is never interrupted; a time would do as well.
+  if (::getrandom(&seed, sizeof(seed), 0) != sizeof(seed)) {
+    seed = static_cast<uint64_t>(
+        std::chrono::steady_clock::now().time_since_epoch().count());
+  }
+  // As a JSON number it must survive readers that know only doubles.
+  return seed >> 11;
+}
 
 void fill_pattern(std::span<std::byte> out, const PatternTag& first) {
   PatternTag tag = first;
