@@ -42,6 +42,9 @@ class Platform {
   virtual std::vector<Device*> devices() = 0;  // In the order of the options.
   virtual Guest& guest() = 0;
 
+  // What must be done on a turning loop before the guest starts.
+  virtual void prepare(Completion done) = 0;
+
   // After the guest ended: stops the devices in order, as far as they can be.
   // Errors: the first of VhostDev::stop, without those of back-ends that died.
   virtual absl::Status close() = 0;

@@ -79,6 +79,12 @@ absl::Status DriverDevice::start_disk(const Workload& workload) {
   const absl::StatusOr<BlkConfig> config =
       decode_blk_config(driver_.negotiated().features, bytes);
   if (!config.ok()) return annotate(config.status(), name());
+  const uint64_t size = workload.size.value_or(0);
+  if (size > config->capacity_bytes()) {
+    return absl::InvalidArgumentError(absl::StrCat(name(), ": size of ", size,
+                                                   " bytes: the disk has ",
+                                                   config->capacity_bytes()));
+  }
   config_ = *config;
   return absl::OkStatus();
 }

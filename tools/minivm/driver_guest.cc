@@ -182,6 +182,8 @@ class DriverPlatform final : public Platform {
 
   Guest& guest() override { return *guest_; }
 
+  void prepare(Completion done) override { done(absl::OkStatus()); }
+
   absl::Status close() override {
     absl::Status first;
     for (const auto& device : devices_) first.Update(device->stop());

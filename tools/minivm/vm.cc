@@ -88,9 +88,24 @@ absl::Status Vm::build() {
   return absl::OkStatus();
 }
 
-absl::Status Vm::start(absl::AnyInvocable<void()> ended) {
+void Vm::start(absl::AnyInvocable<void()> ended) {
   ended_ = std::move(ended);
-  return platform_->guest().start([this] { guest_ended(); });
+  loop_.post([this, alive = std::weak_ptr(alive_)] {
+    if (alive.expired()) return;
+    platform_->prepare(
+        [this](const absl::Status& prepared) { start_guest(prepared); });
+  });
+}
+
+void Vm::start_guest(const absl::Status& prepared) {
+  if (over_) return;
+  absl::Status started = prepared;
+  if (started.ok()) {
+    started = platform_->guest().start([this] { guest_ended(); });
+  }
+  if (!started.ok()) return kill(annotate(started, "start"));
+  started_ = true;
+  go_on_finishing();
 }
 
 void Vm::guest_ended() {
@@ -126,7 +141,7 @@ void Vm::finish() {
 }
 
 void Vm::go_on_finishing() {
-  if (!finishing_ || over_) return;
+  if (!finishing_ || !started_ || over_) return;
   switch (pauser_->state()) {
     case Pauser::State::kRunning:
       return platform_->guest().finish();
@@ -177,6 +192,11 @@ Completion Vm::answering(ControlServer::Answer answer) {
 void Vm::handle(const Request& request, ControlServer::Answer answer) {
   if (over_) {
     return answer(absl::FailedPreconditionError("the guest has ended"));
+  }
+  const bool moves =
+      request.verb == Verb::kPause || request.verb == Verb::kResume;
+  if (moves && !started_) {
+    return answer(absl::FailedPreconditionError("the guest starts"));
   }
   const auto reply = [&answer](const absl::Status& status) {
     status.ok() ? answer(Json::object()) : answer(status);

@@ -37,8 +37,8 @@ class Vm {
   Vm& operator=(const Vm&) = delete;
 
   // Lets the guest run.  `ended` runs once, on the loop, when its workload is
-  // over; close() is next.
-  absl::Status start(absl::AnyInvocable<void()> ended);
+  // over, or could not begin; close() is next.
+  void start(absl::AnyInvocable<void()> ended);
   // Stops the devices and waits for that; not in a callback of the loop.  What
   // fails is part of the report.
   void close();
@@ -58,6 +58,7 @@ class Vm {
   Vm(EventLoop& loop, const RunOptions& options);
   absl::Status build();
 
+  void start_guest(const absl::Status& prepared);
   void guest_ended();
   // Where it is to finish: the next step, once nothing else is under way.
   void go_on_finishing();
@@ -74,6 +75,7 @@ class Vm {
 
   EventLoop& loop_;
   const RunOptions options_;
+  bool started_ = false;
   bool finishing_ = false;
   bool over_ = false;
   std::string failure_;  // Outside of the guest; empty: none.
@@ -82,6 +84,9 @@ class Vm {
   uint64_t progress_ = 0;
   MonotonicTime progress_at_;
   std::unique_ptr<EventLoop::Timer> progress_timer_;
+
+  // What is posted may come after this is gone.
+  std::shared_ptr<char> alive_ = std::make_shared<char>();
 
   // ORDER: of destruction; each uses those before it.
   AddressSpace address_space_;
