@@ -22,14 +22,20 @@ namespace vhost {
 // (KVM_IRQFD).  No thread of the VMM takes part in an I/O.
 //
 // All vectors of the device are on one interrupt line, `gsi`, which is edge
-// triggered: raising it is a pulse.
+// triggered: raising it is a pulse.  Pulses of one vector never overlap; those
+// of two may, and the guest then sees one edge.  A transport whose queues share
+// a line does best to give them one vector (docs/decisions/0018).
 //
 // Where KVM has no irqfd (or `irqfd` is false) a watch on the loop passes calls
 // on with KVM_IRQ_LINE: one wake-up of the loop per interrupt.  Where it has no
 // ioeventfd nothing is bound: guests' notifications come to the transport as
 // writes (VirtioMmio::write) and it signals.
 //
-// Thread: mask(), unmask() and raise() on any, everything else on the loop's.
+// Notifiers must be eventfds, where KVM takes them.  A mask ends with its
+// binding: bind_calls() leaves a vector unmasked.
+//
+// Thread: mask(), unmask(), raise(), interrupt() and counters() on any,
+// everything else on the loop's.
 // Source: Linux, Documentation/virt/kvm/api.rst, 4.25, 4.52, 4.59.
 class KvmNotifiers final : public NotifierBinding {
  public:
@@ -49,15 +55,17 @@ class KvmNotifiers final : public NotifierBinding {
 
   // `vm` is KVM's descriptor of the virtual machine, which has an interrupt
   // controller; it and `loop` outlive the result.
-  // Errors: kResourceExhausted  no descriptors left.
-  //         kUnimplemented      KVM has neither irqfd nor KVM_IRQ_LINE here.
+  // Errors: kResourceExhausted   no descriptors left.
+  //         kInvalidArgument     gsi 2, which a PC cannot raise.
+  //         kFailedPrecondition  the machine has no interrupt controller.
+  //         kUnimplemented       KVM has neither irqfd nor KVM_IRQ_LINE here.
   static absl::StatusOr<std::unique_ptr<KvmNotifiers>> create(FdRef vm,
                                                               EventLoop& loop,
                                                               Options options);
   // Everything is unbound.
   ~KvmNotifiers() override;
 
-  // Interrupts the guest once: the configuration changed.  Any thread.
+  // Interrupts the guest once: the configuration changed.
   void interrupt();
 
   struct Counters {
@@ -65,8 +73,9 @@ class KvmNotifiers final : public NotifierBinding {
     uint64_t raised = 0;   // By raise() and interrupt().
     uint64_t masks = 0;
     uint64_t unmasks = 0;
-    // mask() and unmask() cannot fail; what KVM refused there.  The vector is
-    // served by the loop from then on.
+    // What KVM refused where nothing can be reported: in mask(), unmask(),
+    // raise() and unbinding.  A vector whose mask or unmask was refused is the
+    // loop's from then on.
     uint64_t refused = 0;
   };
   Counters counters() const;
