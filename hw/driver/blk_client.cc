@@ -23,6 +23,9 @@ constexpr Duration kYieldAfter = std::chrono::microseconds(50);
 // How often a waiting poller turns the loop.
 constexpr Duration kTurnInterval = std::chrono::milliseconds(1);
 
+// Bytes that an allocation may take beyond its size.
+constexpr uint64_t kPieceSlack = 256;
+
 MonotonicTime clock_now() { return std::chrono::steady_clock::now(); }
 
 void relax_processor() {
@@ -101,6 +104,12 @@ absl::StatusOr<std::unique_ptr<BlkClient>> BlkClient::create(
     impl->queues.push_back(*std::move(queue));
   }
   return std::unique_ptr<BlkClient>(new BlkClient(std::move(impl)));
+}
+
+uint64_t BlkClient::memory_for(uint32_t queues, const Options& options) {
+  // Each piece is rounded up to its alignment.
+  return kPieceSlack + kBlkIdSize +
+         queues * (uint64_t{sizeof(BlkWire)} * options.depth + kPieceSlack);
 }
 
 BlkClient::BlkClient(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -187,6 +196,10 @@ size_t BlkClient::Impl::poll(std::span<BlkCompletion> out) {
 }
 
 size_t BlkClient::wait(std::span<BlkCompletion> out) {
+  return wait_for(out, Duration::max());
+}
+
+size_t BlkClient::wait_for(std::span<BlkCompletion> out, Duration timeout) {
   Impl& impl = *impl_;
   // A kick that cannot be given shows as requests that do not complete.
   kick().IgnoreError();
@@ -194,6 +207,10 @@ size_t BlkClient::wait(std::span<BlkCompletion> out) {
   size_t count = impl.poll(out);
   if (count != 0 || impl.in_flight() == 0) return count;
   const MonotonicTime begin = clock_now();
+  // A sum that would overflow is never reached.
+  const MonotonicTime end = timeout < MonotonicTime::max() - begin
+                                ? begin + timeout
+                                : MonotonicTime::max();
   MonotonicTime turned = begin;
   while (true) {
     for (int spin = 0; spin < kSpins; ++spin) {
@@ -204,8 +221,9 @@ size_t BlkClient::wait(std::span<BlkCompletion> out) {
     const MonotonicTime now = clock_now();
     const MonotonicTime since = impl.driver.counts_from(begin);
     if (now - since >= impl.options.stall_timeout) impl.give_up(now - since);
+    if (now >= end) return 0;
     if (impl.options.wait_mode == WaitMode::kSleep) {
-      impl.sleep(since + impl.options.stall_timeout);
+      impl.sleep(std::min(since + impl.options.stall_timeout, end));
       impl.driver.turn_loop();
       continue;
     }

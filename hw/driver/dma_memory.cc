@@ -54,6 +54,7 @@ struct DmaBuffer::Pool {
 
   std::optional<DmaSpan> take(uint64_t size, uint64_t alignment);
   void give_back(const DmaSpan& span);
+  bool has_piece_of(uint64_t size) const;
 };
 
 std::optional<uint64_t> DmaBuffer::Pool::Chunk::take(uint64_t size,
@@ -99,6 +100,16 @@ std::optional<DmaSpan> DmaBuffer::Pool::take(uint64_t size,
     }
   }
   return std::nullopt;
+}
+
+bool DmaBuffer::Pool::has_piece_of(uint64_t size) const {
+  absl::MutexLock lock(&mutex);
+  for (const Chunk& chunk : chunks) {
+    for (const auto& [start, length] : chunk.free) {
+      if (length >= size) return true;
+    }
+  }
+  return false;
 }
 
 void DmaBuffer::Pool::give_back(const DmaSpan& span) {
@@ -162,6 +173,10 @@ absl::StatusOr<DmaBuffer> DmaMemory::allocate(uint64_t size,
   }
   std::optional<DmaSpan> span = pool_->take(size, alignment);
   if (!span.has_value()) {
+    if (!context_.loop().on_loop_thread()) {
+      return absl::ResourceExhaustedError(absl::StrCat(
+          "dma memory: ", size, " bytes: not reserved for this thread"));
+    }
     VHOST_RETURN_IF_ERROR(
         annotate(grow(size), absl::StrCat("dma memory: ", size, " bytes")));
     span = pool_->take(size, alignment);
@@ -171,6 +186,16 @@ absl::StatusOr<DmaBuffer> DmaMemory::allocate(uint64_t size,
   }
   std::memset(span->data, 0, span->size);
   return DmaBuffer(pool_, *span);
+}
+
+absl::Status DmaMemory::reserve(uint64_t size) {
+  if (size == 0 || size > kMostBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("dma memory: reserve ", size, " bytes"));
+  }
+  if (pool_->has_piece_of(size)) return absl::OkStatus();
+  return annotate(grow(size),
+                  absl::StrCat("dma memory: reserve ", size, " bytes"));
 }
 
 absl::Status DmaMemory::grow(uint64_t size) {

@@ -32,6 +32,9 @@ void relax_processor() {
 #endif
 }
 
+// Bytes that a buffer may take beyond its size.
+constexpr uint64_t kBufferSlack = 256;
+
 absl::Status check_options(const VirtioDriver& driver,
                            const NetClient::Options& options) {
   const uint32_t queues = driver.started().fixed + driver.started().queues;
@@ -121,6 +124,15 @@ absl::StatusOr<std::unique_ptr<NetClient>> NetClient::create(
   std::unique_ptr<NetClient> out(new NetClient(std::move(impl)));
   VHOST_RETURN_IF_ERROR(annotate(out->impl_->make_queues(), "net client"));
   return out;
+}
+
+uint64_t NetClient::memory_for(uint32_t pairs, const Options& options) {
+  const auto piece = [](uint64_t count, uint64_t size) {
+    return count * (size + kBufferSlack) + kBufferSlack;
+  };
+  return pairs *
+         (piece(options.send_depth, options.max_frame + kNetHeaderSize) +
+          piece(options.buffers, options.buffer_size));
 }
 
 NetClient::NetClient(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}

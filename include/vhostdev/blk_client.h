@@ -142,10 +142,14 @@ class BlkClient {
       VirtioDriver& driver, const Options& options);
 
   // The same with queues that the caller acquired, on the calling thread,
-  // and the configuration as read earlier.  Loop thread (it allocates).
+  // and the configuration as read earlier.  Any thread, where memory is
+  // reserved for it (DmaMemory::reserve): memory_for().
   static absl::StatusOr<std::unique_ptr<BlkClient>> create(
       VirtioDriver& driver, std::vector<QueueHandle> queues,
       const BlkConfig& config, const Options& options);
+
+  // Bytes that it takes of the driver's memory, at most.
+  static uint64_t memory_for(uint32_t queues, const Options& options);
 
   // Requests in flight are forgotten: stop the driver first or wait for them.
   ~BlkClient();
@@ -179,6 +183,8 @@ class BlkClient {
   // As poll(), but kicks and then waits for one at least.  0 only if nothing is
   // in flight.  Turns the driver's loop meanwhile (VirtioDriver::turn_loop).
   size_t wait(std::span<BlkCompletion> out);
+  // The same, but 0 after `timeout`, too.
+  size_t wait_for(std::span<BlkCompletion> out, Duration timeout);
 
   // One request, from submit() to its end; nothing else may be in flight
   // (kFailedPrecondition).

@@ -62,8 +62,8 @@ class [[nodiscard]] DmaBuffer {
 // outlives no context, but any device: the same buffers serve a device and its
 // successor.
 //
-// Thread: allocate() and trim() on the loop's thread; buffers and to_gpa() on
-// any.
+// Thread: reserve() and trim() on the loop's thread; allocate() on any, as far
+// as what it needs was reserved; buffers and to_gpa() on any.
 class DmaMemory {
  public:
   struct Options {
@@ -86,9 +86,16 @@ class DmaMemory {
   // `size` contiguous zeroed bytes, aligned to `alignment` (a power of 2 up to
   // 4096).  When it returns every running device of the context can reach them.
   // Errors: kInvalidArgument    size 0 or an alignment that is none.
-  //         kResourceExhausted  no memory, or a back-end has no slot left.
+  //         kResourceExhausted  no memory, or a back-end has no slot left; on
+  //                             another thread than the loop's: nothing is
+  //                             reserved for it.
   //         others              a running back-end refused the memory.
   absl::StatusOr<DmaBuffer> allocate(uint64_t size, uint64_t alignment = 128);
+
+  // Grows so that one free piece has `size` bytes: until they are taken,
+  // allocate() succeeds on any thread.  What is lost to alignment counts.
+  // Errors: as allocate().
+  absl::Status reserve(uint64_t size);
 
   // Removes regions of which nothing is in use; the first error, if any.
   absl::Status trim();

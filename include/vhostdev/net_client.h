@@ -74,6 +74,11 @@ class NetClient {
   static absl::StatusOr<std::unique_ptr<NetClient>> create(
       VirtioDriver& driver, const Options& options);
 
+  // Bytes that it takes of the driver's memory, at most.  Where they are
+  // reserved (DmaMemory::reserve), create() works on any thread, which then
+  // owns the client.
+  static uint64_t memory_for(uint32_t pairs, const Options& options);
+
   ~NetClient();
   NetClient(const NetClient&) = delete;
   NetClient& operator=(const NetClient&) = delete;

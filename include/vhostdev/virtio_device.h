@@ -59,6 +59,7 @@ struct KickBinding {
 
 struct CallBinding {
   VectorIndex vector;  // Queues that share a vector share its notifier.
+  // Stays valid until unbind_calls of this vector.
   const EventNotifier* notifier;
 };
 

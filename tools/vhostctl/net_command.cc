@@ -142,33 +142,20 @@ absl::Status echo_between_sockets(Session& session, const Options& options) {
 absl::Status echo_over_tap(Session& session, const Options& options) {
   absl::StatusOr<UniqueFd> tap = open_tap(options.tap);
   if (!tap.ok()) return tap.status();
-  absl::StatusOr<std::unique_ptr<InterfacePort>> interface =
-      InterfacePort::open(options.tap);
-  if (!interface.ok()) return annotate(interface.status(), "port b");
   VhostNetOptions net;
   net.path = *options.kernel;
   net.taps = {FdRef(*tap)};
   Port a(session, make_vhost_net_ops(std::move(net)), options, "port a");
   VHOST_RETURN_IF_ERROR(a.start());
 
-  // The client's queues and the socket have no notifier in common: while both
-  // are idle, the queues are looked at every millisecond.
-  const auto wait = [&client = a.client(),
-                     &port = **interface](Duration timeout) {
-    const MonotonicTime until = std::chrono::steady_clock::now() + timeout;
-    do {
-      if (client.wait(Duration(0))) return true;
-      if (port.wait(std::chrono::milliseconds(1))) return true;
-    } while (std::chrono::steady_clock::now() < until);
-    return false;
-  };
   const MonotonicTime begun = std::chrono::steady_clock::now();
-  NetEcho echo(std::make_unique<ClientPort>(a.client()), *std::move(interface),
-               wait, echo_options(options, begun));
-  absl::Status result = echo.run();
+  const absl::StatusOr<std::unique_ptr<NetEcho>> echo =
+      make_tap_echo(a.client(), options.tap, echo_options(options, begun));
+  if (!echo.ok()) return echo.status();
+  absl::Status result = (*echo)->run();
   const double seconds = seconds_since(begun);
   result.Update(a.stop());
-  return conclude(options, echo, std::move(result), seconds);
+  return conclude(options, **echo, std::move(result), seconds);
 }
 
 }  // namespace

@@ -108,8 +108,8 @@ absl::Status print_json(const Json& document) {
 
 std::string printable(absl::string_view text) { return absl::CHexEscape(text); }
 
-void print_error(const absl::Status& status) {
-  complain(absl::StrCat("vhostctl: ", absl::StatusCodeToString(status.code()),
+void print_error(const absl::Status& status, absl::string_view program) {
+  complain(absl::StrCat(program, ": ", absl::StatusCodeToString(status.code()),
                         ": ", printable(status.message()), "\n"));
 }
 

@@ -41,7 +41,8 @@ absl::Status print_json(const Json& document);
 std::string printable(absl::string_view text);
 
 // "vhostctl: UNAVAILABLE: ..." in one line on standard error.
-void print_error(const absl::Status& status);
+void print_error(const absl::Status& status,
+                 absl::string_view program = "vhostctl");
 // What `status` knows of its device, on standard error; nothing if that is
 // nothing.
 void print_flight_record(const absl::Status& status);

@@ -29,6 +29,10 @@ struct PatternTag {
   friend bool operator==(const PatternTag&, const PatternTag&) = default;
 };
 
+// A fresh seed each time: a pattern left behind by an earlier run must not pass
+// for this one's.
+uint64_t random_seed();
+
 // Fills `out`, a multiple of 512 bytes, as blocks from `first.address` on.
 void fill_pattern(std::span<std::byte> out, const PatternTag& first);
 

@@ -144,4 +144,24 @@ bool InterfacePort::wait(Duration timeout) {
   return ::poll(&fd, 1, static_cast<int>(limit.count())) > 0;
 }
 
+absl::StatusOr<std::unique_ptr<NetEcho>> make_tap_echo(
+    NetClient& client, const std::string& name,
+    const NetEcho::Options& options) {
+  absl::StatusOr<std::unique_ptr<InterfacePort>> interface =
+      InterfacePort::open(name);
+  if (!interface.ok()) return annotate(interface.status(), "port b");
+  // The client's queues and the socket have no notifier in common: while both
+  // are idle, the queues are looked at every millisecond.
+  const auto wait = [&client, &port = **interface](Duration timeout) {
+    const MonotonicTime until = std::chrono::steady_clock::now() + timeout;
+    do {
+      if (client.wait(Duration(0))) return true;
+      if (port.wait(std::chrono::milliseconds(1))) return true;
+    } while (std::chrono::steady_clock::now() < until);
+    return false;
+  };
+  return std::make_unique<NetEcho>(std::make_unique<ClientPort>(client),
+                                   *std::move(interface), wait, options);
+}
+
 }  // namespace vhost::ctl

@@ -46,6 +46,13 @@ class InterfacePort final : public EchoPort {
   absl::Status status_;
 };
 
+// An echo between `client`, whose back-end has the tap `name`, and that
+// interface.
+// Errors: as InterfacePort::open.
+absl::StatusOr<std::unique_ptr<NetEcho>> make_tap_echo(
+    NetClient& client, const std::string& name,
+    const NetEcho::Options& options);
+
 }  // namespace vhost::ctl
 
 #endif  // TOOLS_VHOSTCTL_TAP_PORT_H_

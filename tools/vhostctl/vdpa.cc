@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tools/vhostctl/vdpa.h"
 
-#include <sys/resource.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
@@ -14,20 +12,12 @@
 #include "absl/strings/str_cat.h"
 #include "tools/vhostctl/device_config.h"
 #include "tools/vhostctl/info.h"
+#include "tools/vhostctl/locked_memory.h"
 #include "vhostdev/status.h"
 #include "vhostdev/vhost_vdpa.h"
 
 namespace vhost::ctl {
 namespace {
-
-void raise_locked_memory() {
-  rlimit limit = {RLIM_INFINITY, RLIM_INFINITY};
-  if (::setrlimit(RLIMIT_MEMLOCK, &limit) == 0) return;
-  if (::getrlimit(RLIMIT_MEMLOCK, &limit) != 0) return;
-  limit.rlim_cur = limit.rlim_max;
-  // What is too little then is said by the device's refusal.
-  static_cast<void>(::setrlimit(RLIMIT_MEMLOCK, &limit));
-}
 
 Json backend_feature_names(uint64_t features) {
   Json out = Json::array();

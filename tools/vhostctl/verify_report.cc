@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tools/vhostctl/verify_report.h"
 
-#include <sys/random.h>
-
 #include <chrono>
 #include <cmath>
 
@@ -10,17 +8,6 @@
 #include "tools/vhostctl/pattern.h"
 
 namespace vhost::ctl {
-
-uint64_t random_seed() {
-  uint64_t seed = 0;
-  // With so few bytes it is never interrupted; a time would do as well.
-  if (::getrandom(&seed, sizeof(seed), 0) != sizeof(seed)) {
-    seed = static_cast<uint64_t>(
-        std::chrono::steady_clock::now().time_since_epoch().count());
-  }
-  // As a JSON number it must survive readers that know only doubles.
-  return seed >> 11;
-}
 
 absl::StatusOr<uint64_t> size_to_verify(const BlkSession& disk,
                                         const Options& options) {

@@ -14,10 +14,6 @@ namespace vhost::ctl {
 
 // What both kinds of `blk verify` need.
 
-// A fresh seed each time: a pattern left behind by an earlier run must not pass
-// for this one's.
-uint64_t random_seed();
-
 // --size, or the whole disk.
 // Errors: kInvalidArgument  not a multiple of a block, or past the end.
 absl::StatusOr<uint64_t> size_to_verify(const BlkSession& disk,

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tests/minivm/vm_program.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <fstream>
+#include <sstream>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+
+namespace vhost::testing {
+namespace {
+
+std::string contents(const std::string& path) {
+  std::ifstream file(path);
+  std::ostringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+std::string last_line(std::string text) {
+  if (!text.empty() && text.back() == '\n') text.pop_back();
+  const size_t end = text.rfind('\n');
+  return end == std::string::npos ? text : text.substr(end + 1);
+}
+
+UniqueFd output_file(const std::string& path) {
+  return UniqueFd(
+      ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
+}
+
+}  // namespace
+
+bool eventually(const std::function<bool()>& condition) {
+  const MonotonicTime until = std::chrono::steady_clock::now() + kVmPatience;
+  while (!condition()) {
+    if (std::chrono::steady_clock::now() > until) return false;
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  return true;
+}
+
+absl::StatusOr<std::unique_ptr<VmProgram>> VmProgram::start(
+    const std::vector<std::string>& options) {
+  auto out = std::make_unique<VmProgram>();
+  std::vector<std::string> command = {"minivm", "run", "--json", "--control",
+                                      out->control()};
+  command.insert(command.end(), options.begin(), options.end());
+  const UniqueFd standard_out = output_file(out->dir_.file("out"));
+  const UniqueFd standard_error = output_file(out->dir_.file("err"));
+  auto process = Process::start(
+      command,
+      {.in = {}, .out = standard_out, .err = standard_error, .extra = {}});
+  if (!process.ok()) return process.status();
+  out->process_ = *std::move(process);
+  // It answers, or ended.
+  const bool up = eventually([&] {
+    return out->ctl({"status"}).ok() ||
+           out->process_->wait(Duration(0)).has_value();
+  });
+  if (!up) return absl::DeadlineExceededError("minivm does not answer");
+  return out;
+}
+
+absl::StatusOr<nlohmann::json> VmProgram::ctl(std::vector<std::string> words) {
+  words.insert(words.begin(), {"minivm", "ctl", control()});
+  words.push_back("--json");
+  const Finished run = run_program(words);
+  if (run.exit != 0) return absl::AbortedError(run.err);
+  nlohmann::json answer = nlohmann::json::parse(run.out, nullptr, false);
+  if (!answer.is_object()) return absl::DataLossError(run.out);
+  return answer;
+}
+
+uint64_t VmProgram::workload(const std::string& name) {
+  const absl::StatusOr<nlohmann::json> stats = ctl({"stats"});
+  if (!stats.ok()) return 0;
+  return stats->value("workload", nlohmann::json::object())
+      .value(name, uint64_t{0});
+}
+
+::testing::AssertionResult VmProgram::gets_on(uint64_t requests) {
+  const auto done = [this] { return workload("writes") + workload("reads"); };
+  const uint64_t before = done();
+  if (eventually([&] { return done() >= before + requests; })) {
+    return ::testing::AssertionSuccess();
+  }
+  return ::testing::AssertionFailure()
+         << done() - before << " requests, from " << before << " on";
+}
+
+VmProgram::End VmProgram::end(int signal) {
+  if (signal != 0) process_->signal(signal);
+  End out;
+  out.exit = process_->wait(kVmPatience);
+  out.errors = contents(dir_.file("err"));
+  out.report = nlohmann::json::parse(last_line(contents(dir_.file("out"))),
+                                     nullptr, false);
+  // So that a test may look for members in it.
+  if (!out.report.is_object()) out.report = nlohmann::json::object();
+  return out;
+}
+
+absl::StatusOr<std::unique_ptr<ServedDisk>> ServedDisk::start(DiskServer server,
+                                                              uint64_t size,
+                                                              uint32_t queues) {
+  auto out = std::make_unique<ServedDisk>();
+  out->server_ = server;
+  out->queues_ = queues;
+  const absl::Status made = make_image(out->dir_.file("image"), size);
+  if (!made.ok()) return made;
+  const absl::Status started = out->start_again();
+  if (!started.ok()) return started;
+  return out;
+}
+
+bool ServedDisk::overwrite() const {
+  const UniqueFd file(::open(dir_.file("image").c_str(), O_RDWR | O_CLOEXEC));
+  const off_t size = file.valid() ? ::lseek(file.get(), 0, SEEK_END) : 0;
+  return size > 0 && ::ftruncate(file.get(), 0) == 0 &&
+         ::ftruncate(file.get(), size) == 0;
+}
+
+absl::Status ServedDisk::start_again() {
+  process_ = nullptr;
+  auto process = start_disk(server_, dir_.file("image"), socket(), queues_);
+  if (!process.ok()) return process.status();
+  process_ = *std::move(process);
+  return absl::OkStatus();
+}
+
+}  // namespace vhost::testing

@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Vm without its program: two of them in one process, on one loop.
+#include "tools/minivm/vm.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "tests/peers/process.h"
+#include "tools/minivm/main_loop.h"
+#include "vhostdev/testing/model_backend.h"
+#include "vhostdev/testing/model_blk.h"
+#include "vhostdev/testing/model_net.h"
+
+namespace vhost::minivm {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr Duration kPatience = std::chrono::seconds(60);
+constexpr uint64_t kDiskSize = uint64_t{4} << 20;
+
+// A disk in memory behind a socket.
+class Disk {
+ public:
+  explicit Disk(const std::string& socket, testing::ModelOptions options = {})
+      : disk_(*testing::ModelBlk::on_memory(kDiskSize)),
+        backend_(disk_.get(), std::move(options)) {
+    EXPECT_TRUE(backend_.listen_on(socket).ok());
+    EXPECT_TRUE(backend_.start_thread().ok());
+  }
+
+ private:
+  std::unique_ptr<testing::ModelBlk> disk_;
+  testing::ModelBackend backend_;
+};
+
+class MinivmVm : public ::testing::Test {
+ protected:
+  void SetUp() override { main_ = *MainLoop::create(); }
+
+  RunOptions options(const std::string& socket) const {
+    RunOptions out;
+    out.memory = uint64_t{8} << 20;
+    out.guest = GuestKind::kDriver;
+    out.devices.resize(1);
+    out.devices[0].path = socket;
+    out.workload.depth = 4;
+    return out;
+  }
+
+  std::unique_ptr<Vm> make(const RunOptions& options) {
+    absl::StatusOr<std::unique_ptr<Vm>> vm = Vm::create(main_->loop(), options);
+    EXPECT_TRUE(vm.ok()) << vm.status();
+    return vm.ok() ? *std::move(vm) : nullptr;
+  }
+
+  bool turn_until(const std::function<bool()>& condition) {
+    bool late = false;
+    const auto limit = main_->loop().timer(main_->loop().now() + kPatience,
+                                           [&late] { late = true; });
+    const std::function<void()> tick = [&] {
+      tick_ = main_->loop().timer(
+          main_->loop().now() + std::chrono::milliseconds(5), tick);
+    };
+    tick();
+    while (!condition() && !late) {
+      EXPECT_TRUE(main_->turn().ok());
+    }
+    tick_ = nullptr;
+    return !late;
+  }
+
+  // What `verb` is answered.
+  absl::StatusOr<ctl::Json> ask(Vm& vm, const Request& request) {
+    absl::StatusOr<ctl::Json> out = absl::UnknownError("no answer");
+    bool answered = false;
+    vm.handle(request, [&](absl::StatusOr<ctl::Json> answer) {
+      out = std::move(answer);
+      answered = true;
+    });
+    EXPECT_TRUE(turn_until([&] { return answered; }));
+    return out;
+  }
+
+  testing::TempDir dir_;
+  std::unique_ptr<MainLoop> main_;
+  std::unique_ptr<EventLoop::Timer> tick_;
+};
+
+TEST_F(MinivmVm, IsOneOfTwoInAProcess) {
+  const Disk disk_a(dir_.file("a"));
+  const Disk disk_b(dir_.file("b"));
+  const std::unique_ptr<Vm> a = make(options(dir_.file("a")));
+  const std::unique_ptr<Vm> b = make(options(dir_.file("b")));
+  ASSERT_TRUE(a != nullptr && b != nullptr);
+  int ended = 0;
+  a->start([&] { ++ended; });
+  b->start([&] { ++ended; });
+  ASSERT_TRUE(turn_until(
+      [&] { return a->report().writes > 100 && b->report().writes > 100; }));
+  // One stands still, the other goes on.
+  ASSERT_TRUE(ask(*a, {.verb = Verb::kPause, .device = {}}).ok());
+  const uint64_t paused = a->report().writes;
+  const uint64_t other = b->report().writes;
+  ASSERT_TRUE(turn_until([&] { return b->report().writes > other + 100; }));
+  EXPECT_EQ(a->report().writes, paused);
+
+  a->finish();
+  b->finish();
+  ASSERT_TRUE(turn_until([&] { return ended == 2; }));
+  a->close();
+  b->close();
+  EXPECT_EQ(a->report().total_faults(), 0u) << a->report().failure;
+  EXPECT_EQ(b->report().total_faults(), 0u) << b->report().failure;
+  EXPECT_EQ(a->report().state, "ended");
+}
+
+TEST_F(MinivmVm, SendsFramesFromOneNetToAnother) {
+  testing::ModelNet near;
+  testing::ModelNet far;
+  testing::ModelNet::join(near, far);
+  testing::ModelOptions two_queues;
+  two_queues.queues = 2;
+  testing::ModelBackend near_end(&near, two_queues);
+  testing::ModelBackend far_end(&far, two_queues);
+  RunOptions nets = options(dir_.file("near"));
+  nets.devices.resize(2);
+  nets.devices[1].path = dir_.file("far");
+  for (DeviceOptions& device : nets.devices) {
+    device.net = true;
+    device.queues = 2;
+  }
+  ASSERT_TRUE(near_end.listen_on(dir_.file("near")).ok());
+  ASSERT_TRUE(near_end.start_thread().ok());
+  ASSERT_TRUE(far_end.listen_on(dir_.file("far")).ok());
+  ASSERT_TRUE(far_end.start_thread().ok());
+
+  const std::unique_ptr<Vm> vm = make(nets);
+  ASSERT_NE(vm, nullptr);
+  bool ended = false;
+  vm->start([&] { ended = true; });
+  ASSERT_TRUE(turn_until([&] { return vm->report().frames_received > 1000; }));
+  ASSERT_TRUE(
+      ask(*vm, {.verb = Verb::kPause, .devices = true, .device = {}}).ok());
+  const uint64_t paused = vm->report().frames_received;
+  ASSERT_TRUE(ask(*vm, {.verb = Verb::kResume, .device = {}}).ok());
+  ASSERT_TRUE(
+      turn_until([&] { return vm->report().frames_received > paused + 100; }));
+  vm->finish();
+  ASSERT_TRUE(turn_until([&] { return ended; }));
+  vm->close();
+  EXPECT_EQ(vm->report().total_faults(), 0u) << vm->report().failure;
+  EXPECT_GE(near.counters().from_guest, 500u);
+}
+
+TEST_F(MinivmVm, RefusesMemoryThatABackEndHasNoSlotFor) {
+  testing::ModelOptions few;
+  few.memory_slots = 4;
+  const Disk disk(dir_.file("a"), few);
+  const std::unique_ptr<Vm> vm = make(options(dir_.file("a")));
+  ASSERT_NE(vm, nullptr);
+  bool ended = false;
+  vm->start([&] { ended = true; });
+  // The first piece and the driver's own memory have two slots.
+  const Request add = {.verb = Verb::kAddMemory, .size = 4096, .device = {}};
+  ASSERT_TRUE(ask(*vm, add).ok());
+  ASSERT_TRUE(ask(*vm, add).ok());
+  const auto refused = ask(*vm, add);
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(refused.status().message()),
+              HasSubstr("add memory: "));
+  EXPECT_THAT(std::string(refused.status().message()), HasSubstr("disk0"));
+  // A piece that goes makes room.
+  ASSERT_TRUE(
+      ask(*vm, {.verb = Verb::kRemoveMemory, .id = 1, .device = {}}).ok());
+  EXPECT_TRUE(ask(*vm, add).ok());
+  const uint64_t before = vm->report().writes;
+  EXPECT_TRUE(turn_until([&] { return vm->report().writes > before + 100; }));
+  vm->finish();
+  ASSERT_TRUE(turn_until([&] { return ended; }));
+  vm->close();
+  EXPECT_EQ(vm->report().total_faults(), 0u) << vm->report().failure;
+}
+
+TEST_F(MinivmVm, MayGoAtAnyTime) {
+  const Disk disk(dir_.file("a"));
+  make(options(dir_.file("a"))) = nullptr;
+  {
+    // Before the loop turned.
+    const std::unique_ptr<Vm> vm = make(options(dir_.file("a")));
+    vm->start([] { ADD_FAILURE(); });
+  }
+  {
+    // With requests in flight.
+    const std::unique_ptr<Vm> vm = make(options(dir_.file("a")));
+    vm->start([] { ADD_FAILURE(); });
+    ASSERT_TRUE(turn_until([&] { return vm->report().writes > 10; }));
+  }
+  {
+    // In the middle of a pause, of which nobody is told any more.
+    const std::unique_ptr<Vm> vm = make(options(dir_.file("a")));
+    vm->start([] { ADD_FAILURE(); });
+    ASSERT_TRUE(turn_until([&] { return vm->report().writes > 10; }));
+    vm->handle({.verb = Verb::kPause, .devices = true, .device = {}},
+               [](const absl::StatusOr<ctl::Json>&) { ADD_FAILURE(); });
+  }
+  {
+    // While memory comes.
+    const std::unique_ptr<Vm> vm = make(options(dir_.file("a")));
+    vm->start([] { ADD_FAILURE(); });
+    ASSERT_TRUE(turn_until([&] { return vm->report().writes > 10; }));
+    vm->handle({.verb = Verb::kAddMemory, .size = 4096, .device = {}},
+               [](const absl::StatusOr<ctl::Json>&) { ADD_FAILURE(); });
+  }
+  // What was posted meanwhile.
+  bool done = false;
+  main_->loop().post([&] { done = true; });
+  EXPECT_TRUE(turn_until([&] { return done; }));
+}
+
+TEST_F(MinivmVm, AnswersNothingAboutAGuestThatEnded) {
+  const Disk disk(dir_.file("a"));
+  RunOptions short_run = options(dir_.file("a"));
+  short_run.workload.seconds = std::chrono::milliseconds(1);
+  const std::unique_ptr<Vm> vm = make(short_run);
+  bool ended = false;
+  vm->start([&] { ended = true; });
+  const auto early = ask(*vm, {.verb = Verb::kPause, .device = {}});
+  ASSERT_TRUE(turn_until([&] { return ended; }));
+  const auto late = ask(*vm, {.verb = Verb::kPause, .device = {}});
+  EXPECT_EQ(late.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(late.status().message()), HasSubstr("ended"));
+  static_cast<void>(early);
+  vm->close();
+}
+
+}  // namespace
+}  // namespace vhost::minivm

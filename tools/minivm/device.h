@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef TOOLS_MINIVM_DEVICE_H_
+#define TOOLS_MINIVM_DEVICE_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "tools/minivm/guest.h"
+#include "tools/vhostctl/output.h"
+#include "vhostdev/status.h"
+#include "vhostdev/vhost_dev.h"
+
+namespace vhost::minivm {
+
+// A device of the VM, whoever its guest is.  Loop thread.
+class Device {
+ public:
+  virtual ~Device() = default;
+
+  virtual const std::string& name() const = 0;  // "disk0"
+  virtual VhostDev& dev() = 0;
+
+  // Takes the rings back from the back-end and gives them to it again.  The
+  // guest is paused meanwhile.
+  virtual void pause(Completion done) = 0;
+  virtual void resume(Completion done) = 0;
+
+  // Errors: kInvalidArgument  no such queue.
+  //         kUnimplemented    its guest has no interrupts.
+  virtual absl::Status set_masked(uint32_t queue, bool masked) = 0;
+
+  virtual ctl::Json stats() = 0;
+};
+
+// The devices of a VM and its guest: made and connected, not yet started.
+class Platform {
+ public:
+  virtual ~Platform() = default;
+
+  virtual std::vector<Device*> devices() = 0;  // In the order of the options.
+  virtual Guest& guest() = 0;
+
+  // What must be done on a turning loop before the guest starts.
+  virtual void prepare(Completion done) = 0;
+
+  // After the guest ended: stops the devices in order, as far as they can be.
+  // Errors: the first of VhostDev::stop, without those of back-ends that died.
+  virtual absl::Status close() = 0;
+};
+
+}  // namespace vhost::minivm
+
+#endif  // TOOLS_MINIVM_DEVICE_H_

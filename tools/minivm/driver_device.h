@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef TOOLS_MINIVM_DRIVER_DEVICE_H_
+#define TOOLS_MINIVM_DRIVER_DEVICE_H_
+
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "tools/minivm/backend.h"
+#include "tools/minivm/device.h"
+#include "tools/minivm/workload.h"
+#include "tools/vhostctl/outages.h"
+#include "vhostdev/blk_client.h"
+#include "vhostdev/dma_memory.h"
+#include "vhostdev/net_client.h"
+#include "vhostdev/virtio_driver.h"
+
+namespace vhost::minivm {
+
+// A device whose driver is the library's own.  Loop thread; its queues are for
+// the worker that acquires them.
+class DriverDevice final : public Device {
+ public:
+  // `context` and `memory` outlive the device.
+  static absl::StatusOr<std::unique_ptr<DriverDevice>> create(
+      VhostContext& context, DmaMemory& memory, const std::string& name,
+      const DeviceOptions& options);
+
+  // Connects, agrees on features, starts; waits for that.
+  // Errors: kInvalidArgument  it has fewer queues than asked for.
+  //         as VirtioDriver::reset and start.
+  absl::Status start(const Workload& workload);
+  // Errors: as Platform::close.
+  absl::Status stop();
+
+  bool is_net() const { return options_.net; }
+  const DeviceOptions& options() const { return options_; }
+  VirtioDriver& driver() { return driver_; }
+  const BlkConfig& config() const { return config_; }
+  BlkClient::Options blk_options() const;
+  NetClient::Options net_options() const;
+  const ctl::Outages& outages() const { return outages_; }
+
+  const std::string& name() const override { return driver_.options().name; }
+  VhostDev& dev() override { return driver_.device(); }
+  void pause(Completion done) override;
+  void resume(Completion done) override;
+  absl::Status set_masked(uint32_t queue, bool masked) override;
+  ctl::Json stats() override;
+
+ private:
+  DriverDevice(VhostContext& context, DmaMemory& memory,
+               const std::string& name, const DeviceOptions& options,
+               Backend backend);
+  absl::Status start_disk(const Workload& workload);
+  absl::Status start_net();
+
+  const DeviceOptions options_;
+  Workload workload_;
+  BlkConfig config_;
+  // ORDER: of destruction; each uses those before it.
+  UniqueFd tap_;
+  ctl::Outages outages_;
+  VirtioDriver driver_;
+};
+
+}  // namespace vhost::minivm
+
+#endif  // TOOLS_MINIVM_DRIVER_DEVICE_H_

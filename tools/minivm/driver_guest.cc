@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tools/minivm/driver_guest.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "tools/minivm/disk_worker.h"
+#include "tools/minivm/layout.h"
+#include "tools/minivm/net_worker.h"
+#include "vhostdev/status.h"
+
+namespace vhost::minivm {
+namespace {
+
+// What is in flight when a guest is held completes in less.
+constexpr Duration kHoldTimeout = std::chrono::seconds(30);
+
+// Adds one worker's report to that of all.
+void add(const WorkloadReport& one, WorkloadReport& all) {
+  all.reads += one.reads;
+  all.writes += one.writes;
+  all.verified += one.verified;
+  all.in_flight += one.in_flight;
+  all.frames_sent += one.frames_sent;
+  all.frames_received += one.frames_received;
+  all.frame_faults += one.frame_faults;
+  all.failed_requests += one.failed_requests;
+  all.in_doubt += one.in_doubt;
+  for (size_t i = 0; i < all.faults.size(); ++i) all.faults[i] += one.faults[i];
+  if (all.first_fault.empty()) all.first_fault = one.first_fault;
+  if (all.failure.empty()) all.failure = one.failure;
+}
+
+}  // namespace
+
+DriverGuest::DriverGuest(EventLoop& loop, DmaMemory& memory,
+                         std::vector<DriverDevice*> devices,
+                         const Workload& workload)
+    : loop_(loop), memory_(memory), devices_(std::move(devices)) {
+  DriverDevice* near = nullptr;
+  for (DriverDevice* const device : devices_) {
+    if (!device->is_net()) {
+      auto worker = std::make_unique<DiskWorker>(loop, *device, workload);
+      memory_needed_ += worker->memory_needed();
+      workers_.push_back(std::move(worker));
+      continue;
+    }
+    const bool tap = device->options().backend == BackendKind::kTap;
+    if (!tap && near == nullptr) {
+      near = device;
+      continue;
+    }
+    auto worker = std::make_unique<NetWorker>(
+        loop, tap ? *device : *std::exchange(near, nullptr),
+        tap ? nullptr : device, workload);
+    memory_needed_ += worker->memory_needed();
+    workers_.push_back(std::move(worker));
+  }
+}
+
+DriverGuest::~DriverGuest() { kill(); }
+
+absl::Status DriverGuest::start(absl::AnyInvocable<void()> ended) {
+  // ORDER: the workers take memory on their threads.
+  VHOST_RETURN_IF_ERROR(memory_.reserve(memory_needed_));
+  ended_ = std::move(ended);
+  for (const std::unique_ptr<Worker>& worker : workers_) {
+    worker->start([this] { changed(); });
+  }
+  return absl::OkStatus();
+}
+
+bool DriverGuest::all(bool (Worker::*is)() const) const {
+  return std::all_of(workers_.begin(), workers_.end(),
+                     [is](const std::unique_ptr<Worker>& worker) {
+                       return ((*worker).*is)() || worker->ended();
+                     });
+}
+
+// A worker parked, holds, or ended.
+void DriverGuest::changed() {
+  if (paused_ && all(&Worker::parked)) {
+    std::exchange(paused_, nullptr)(absl::OkStatus());
+  }
+  if (held_ && all(&Worker::held)) {
+    hold_limit_ = nullptr;
+    std::exchange(held_, nullptr)(absl::OkStatus());
+  }
+  if (ended_ && all(&Worker::ended)) std::exchange(ended_, nullptr)();
+}
+
+void DriverGuest::post_changed() {
+  loop_.post([weak = std::weak_ptr(self_)] {
+    if (const auto self = weak.lock()) (*self)->changed();
+  });
+}
+
+void DriverGuest::pause(Completion done) {
+  paused_ = std::move(done);
+  for (const auto& worker : workers_) worker->set_paused(true);
+  // All of them may have ended, and tell nothing any more.
+  post_changed();
+}
+
+void DriverGuest::resume() {
+  for (const auto& worker : workers_) worker->set_paused(false);
+}
+
+void DriverGuest::command(Worker::Command command) {
+  for (const auto& worker : workers_) worker->set_command(command);
+}
+
+void DriverGuest::hold(Completion done) {
+  held_ = std::move(done);
+  command(Worker::Command::kHold);
+  hold_limit_ = loop_.timer(loop_.now() + kHoldTimeout, [this] {
+    if (!held_) return;
+    std::exchange(held_, nullptr)(absl::DeadlineExceededError(absl::StrCat(
+        "hold: ", report().in_flight, " requests still in flight")));
+  });
+  post_changed();
+}
+
+void DriverGuest::release() {
+  command(finishing_ ? Worker::Command::kFinish : Worker::Command::kRun);
+}
+
+void DriverGuest::finish() {
+  finishing_ = true;
+  command(Worker::Command::kFinish);
+}
+
+void DriverGuest::kill() {
+  for (const auto& worker : workers_) worker->kill();
+}
+
+WorkloadReport DriverGuest::report() const {
+  WorkloadReport out;
+  out.state = "ended";
+  for (const std::unique_ptr<Worker>& worker : workers_) {
+    const WorkloadReport one = worker->report();
+    add(one, out);
+    if (out.state == "ended" || one.state == "failed") out.state = one.state;
+  }
+  for (DriverDevice* const device : devices_) {
+    out.resets += device->outages().needs_resets();
+  }
+  return out;
+}
+
+// ---------------------------------------------------------------------------
+
+namespace {
+
+class DriverPlatform final : public Platform {
+ public:
+  DriverPlatform(VhostContext& context, AddressSpace& memory)
+      : context_(context), memory_(context, memory, {.first_gpa = kMaxRam}) {}
+
+  absl::Status start(const RunOptions& options) {
+    const std::vector<std::string> names = device_names(options.devices);
+    std::vector<DriverDevice*> all;
+    for (size_t i = 0; i < names.size(); ++i) {
+      absl::StatusOr<std::unique_ptr<DriverDevice>> device =
+          DriverDevice::create(context_, memory_, names[i], options.devices[i]);
+      if (!device.ok()) return device.status();
+      devices_.push_back(*std::move(device));
+      VHOST_RETURN_IF_ERROR(devices_.back()->start(options.workload));
+      all.push_back(devices_.back().get());
+    }
+    guest_ = std::make_unique<DriverGuest>(context_.loop(), memory_,
+                                           std::move(all), options.workload);
+    return absl::OkStatus();
+  }
+
+  std::vector<Device*> devices() override {
+    std::vector<Device*> out;
+    for (const auto& device : devices_) out.push_back(device.get());
+    return out;
+  }
+
+  Guest& guest() override { return *guest_; }
+
+  void prepare(Completion done) override { done(absl::OkStatus()); }
+
+  absl::Status close() override {
+    absl::Status first;
+    for (const auto& device : devices_) first.Update(device->stop());
+    return first;
+  }
+
+ private:
+  // ORDER: of destruction; each uses those before it.
+  VhostContext& context_;
+  DmaMemory memory_;
+  std::vector<std::unique_ptr<DriverDevice>> devices_;
+  std::unique_ptr<DriverGuest> guest_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Platform>> make_driver_platform(
+    VhostContext& context, AddressSpace& memory, const RunOptions& options) {
+  auto out = std::make_unique<DriverPlatform>(context, memory);
+  VHOST_RETURN_IF_ERROR(out->start(options));
+  return out;
+}
+
+}  // namespace vhost::minivm

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef TOOLS_MINIVM_VM_H_
+#define TOOLS_MINIVM_VM_H_
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/functional/any_invocable.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "tools/minivm/control.h"
+#include "tools/minivm/device.h"
+#include "tools/minivm/memory.h"
+#include "tools/minivm/options.h"
+#include "tools/minivm/pauser.h"
+#include "tools/vhostctl/output.h"
+#include "vhostdev/event_loop.h"
+#include "vhostdev/memory.h"
+#include "vhostdev/vhost_context.h"
+
+namespace vhost::minivm {
+
+// One virtual machine, all of it: memory, devices, a guest and its workload, a
+// control socket.  Nothing of it is global: a process may have several.  Loop
+// thread.
+class Vm {
+ public:
+  // Makes the memory and connects the devices, and waits for that; the loop
+  // need not turn yet, and outlives the VM.
+  // Errors: of what failed, with the device's name.
+  static absl::StatusOr<std::unique_ptr<Vm>> create(EventLoop& loop,
+                                                    const RunOptions& options);
+  // Kills the guest if it runs.
+  ~Vm();
+  Vm(const Vm&) = delete;
+  Vm& operator=(const Vm&) = delete;
+
+  // Lets the guest run.  `ended` runs once, on the loop, when its workload is
+  // over, or could not begin; close() is next.
+  void start(absl::AnyInvocable<void()> ended);
+  // Stops the devices and waits for that; not in a callback of the loop.  What
+  // fails is part of the report.
+  void close();
+
+  // Asks the guest to check everything and to end; it goes on if it is paused.
+  // Where it makes no progress for a minute, or at a second call, it is killed,
+  // which is a fault.
+  void finish();
+
+  // What `minivm ctl` may ask.
+  void handle(const Request& request, ControlServer::Answer answer);
+
+  // What the guest did, and what went wrong outside of it.
+  WorkloadReport report() const;
+
+ private:
+  Vm(EventLoop& loop, const RunOptions& options);
+  absl::Status build();
+
+  void start_guest(const absl::Status& prepared);
+  void guest_ended();
+  // Where it is to finish: the next step, once nothing else is under way.
+  void go_on_finishing();
+  void watch_progress();
+  // Tells `answer` what became of a pause or a resume.
+  Completion answering(ControlServer::Answer answer);
+  void kill(const absl::Status& why);
+
+  ctl::Json status() const;
+  ctl::Json stats() const;
+  void add_memory(uint64_t size, ControlServer::Answer answer);
+  void remove_memory(uint64_t id, ControlServer::Answer answer);
+  absl::Status set_masked(const Request& request, bool masked);
+
+  EventLoop& loop_;
+  const RunOptions options_;
+  bool started_ = false;
+  bool finishing_ = false;
+  bool over_ = false;
+  std::string failure_;  // Outside of the guest; empty: none.
+  absl::AnyInvocable<void()> ended_;
+  // While it finishes: what it did last, and when that was.
+  uint64_t progress_ = 0;
+  MonotonicTime progress_at_;
+  std::unique_ptr<EventLoop::Timer> progress_timer_;
+
+  // What is posted may come after this is gone.
+  std::shared_ptr<char> alive_ = std::make_shared<char>();
+
+  // ORDER: of destruction; each uses those before it.
+  AddressSpace address_space_;
+  VhostContext context_;
+  GuestMemory memory_;
+  std::unique_ptr<Platform> platform_;
+  std::unique_ptr<Pauser> pauser_;
+  std::unique_ptr<ControlServer> control_;
+};
+
+}  // namespace vhost::minivm
+
+#endif  // TOOLS_MINIVM_VM_H_
