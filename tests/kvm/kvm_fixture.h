@@ -66,12 +66,14 @@ class RealKvm : public ::testing::Test {
     return call;
   }
 
-  // Serves the loop if it has something to do; does not wait.
-  void turn() {
+  // Serves the loop if it has something to do, or has before `wait` is over.
+  void turn(std::chrono::microseconds wait) {
     pollfd ready = {};
     ready.fd = loop->fd().get();
     ready.events = POLLIN;
-    if (::poll(&ready, 1, 0) != 1) return;
+    timespec limit = {};
+    limit.tv_nsec = std::chrono::nanoseconds(wait).count();
+    if (::ppoll(&ready, 1, &limit, nullptr) != 1) return;
     ++wakeups_;
     EXPECT_TRUE(loop->run_once(Duration(0)).ok());
   }
@@ -81,14 +83,13 @@ class RealKvm : public ::testing::Test {
         std::chrono::steady_clock::now() + std::chrono::minutes(1);
     while (!done()) {
       if (std::chrono::steady_clock::now() > limit) return false;
-      turn();
-      std::this_thread::yield();
+      turn(std::chrono::microseconds(50));
     }
     return true;
   }
   // How often the loop had something to do.
   uint64_t wakeups() {
-    turn();
+    turn(std::chrono::microseconds(0));
     return wakeups_;
   }
 

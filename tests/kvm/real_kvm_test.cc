@@ -76,7 +76,7 @@ TEST_F(RealKvm, KicksThatAreUnboundComeAsWritesAgain) {
 }
 
 TEST_F(RealKvm, InterruptsWithoutAnExitOrAWakeUp) {
-  constexpr uint32_t kInterrupts = 1000;
+  constexpr uint32_t kInterrupts = 500;
   ASSERT_TRUE(make().ok());
   const EventNotifier& call = bound_call();
   ASSERT_TRUE(guest->wait_for_interrupts().ok());
@@ -95,7 +95,7 @@ TEST_F(RealKvm, InterruptsWithoutAnExitOrAWakeUp) {
 }
 
 TEST_F(RealKvm, WithoutIrqfdWakesTheLoopOnceForEachInterrupt) {
-  constexpr uint32_t kInterrupts = 1000;
+  constexpr uint32_t kInterrupts = 500;
   ASSERT_TRUE(make(without_irqfd()).ok());
   const EventNotifier& call = bound_call();
   ASSERT_TRUE(guest->wait_for_interrupts().ok());

@@ -330,7 +330,8 @@ bool TinyGuest::becomes(uint64_t gpa, uint32_t value) const {
   const auto limit = std::chrono::steady_clock::now() + std::chrono::minutes(1);
   while (std::atomic_ref(word(gpa)).load() != value) {
     if (std::chrono::steady_clock::now() > limit) return false;
-    std::this_thread::yield();
+    // Not busy: KVM's own work needs a processor too.
+    std::this_thread::sleep_for(std::chrono::microseconds(50));
   }
   return true;
 }
