@@ -21,6 +21,7 @@
 
 namespace vhost {
 
+class NetDevice;
 class VhostDev;
 
 // The window of guest physical addresses that one device needs: the registers,
@@ -33,7 +34,10 @@ inline constexpr uint64_t kMmioQueueNotifyOffset = 0x050;
 
 // What the device behind a transport does when the driver asks for it.  Called
 // on the loop's thread, one at a time: the next call comes after the completion
-// of the one before.  Completions as VhostDev's.
+// of the one before.  But reset() and pause() also come while start() or
+// resume() is under way, which may wait for a back-end that never comes: they
+// end it, and its completion gets an error (kCancelled) before theirs comes.
+// Completions as VhostDev's.
 class TransportOperations {
  public:
   virtual ~TransportOperations() = default;
@@ -43,12 +47,14 @@ class TransportOperations {
   virtual void start(FeatureSet features, Completion done) = 0;
   // 0 was written to Status.  A failure: the device may still use the guest's
   // memory, so the reset does not complete for the guest
-  // (VirtioMmio::Options::reset_policy).
+  // (VirtioMmio::Options::reset_policy), and is asked for again.
+  // Errors: kAborted  the device lets go of the guest's memory, but did not
+  //                   want to be reset otherwise: completes for the guest.
   virtual void reset(Completion done) = 0;
   // QueueReady was written while the device runs, or a queue was reset.
   virtual void start_queue(QueueIndex queue, Completion done) = 0;
   virtual void stop_queue(QueueIndex queue, Completion done) = 0;
-  // The driver wrote to the configuration space.
+  // The driver wrote to the configuration space.  `bytes` are the caller's.
   virtual void write_config(uint32_t offset, std::span<const std::byte> bytes,
                             Completion done) = 0;
   // Reads all of the configuration space; `out` outlives the operation.
@@ -63,9 +69,18 @@ class TransportOperations {
 };
 
 // The operations of a VhostDev: ack_features and start, reset, and so on.  A
-// network device with pairs puts its NetDevice in their place.  `dev` outlives
-// the result.
+// network device that has a NetDevice is asked through it.  Both outlive the
+// result.
+//
+// A reset is OK when the guest may have its memory back: the stop was verified,
+// or the back-end is gone (the device is kBroken by kUnavailable: the other end
+// of the connection was closed).  All else is kDeadlineExceeded, and is so
+// until requests have drained, the back-end is lost, or init() or a
+// ReconnectPolicy found its successor: a device that is kBroken for another
+// reason closed the connection itself, and its back-end may be alive and write.
 std::unique_ptr<TransportOperations> make_transport_operations(VhostDev& dev);
+std::unique_ptr<TransportOperations> make_transport_operations(VhostDev& dev,
+                                                               NetDevice& net);
 
 // A virtio-mmio transport, version 2: the registers that the guest's driver
 // sees, what follows from a write to them, and the VirtioDevice that the core
@@ -77,24 +92,28 @@ std::unique_ptr<TransportOperations> make_transport_operations(VhostDev& dev);
 // A write that takes time (Status, QueueReady, QueueReset, configuration space)
 // is posted to the loop: write() returns kPending, the vCPU stays out of the
 // guest, and `done` runs on the loop when the operation is over.  A vCPU that
-// waits so can be paused; what it waits for goes on.
+// waits so can be paused; what it waits for goes on, or waits for resume().  A
+// reset ends all waits before it.
 //
 // Interrupts.  With an irqfd nobody tells the transport that a queue's
 // interrupt was raised, so bit 0 of InterruptStatus reads 1 for as long as the
-// device is live and a back-end serves one of its queues: a driver looks at its
-// used rings then, finding nothing now and then.  Bit 1 says that the
-// configuration changed, until it is acknowledged.  The device's interrupt is
-// edge triggered; all call notifiers and Options::interrupt are on it.
+// device is live and one of its queues is ready: a driver looks at its used
+// rings then, finding nothing now and then.  Bit 1 says that the configuration
+// changed, until it is acknowledged.  The device's interrupt is edge triggered;
+// all call notifiers and Options::interrupt are on it.
 //
 // Source: VIRTIO 1.3, "Virtio Over MMIO".
 class VirtioMmio final : public VirtioDevice, public BackendEvents {
  public:
   // What a guest's reset does when the stop could not be verified.
   enum class ResetPolicy : uint8_t {
-    // The write stays pending, so the guest never frees rings that a back-end
-    // may still write; until the back-end is lost, or release_reset().
+    // The write stays pending and Status does not read 0, so the guest never
+    // frees rings that a back-end may still write.  The reset is asked for
+    // again each second and whenever the back-end is lost or found again, until
+    // it succeeds, or release_reset().
     kHold,
-    // The reset completes: for back-ends that are known to be gone.
+    // The reset completes: for back-ends that are known to be gone, or guests
+    // that do not matter.
     kComplete,
   };
 
@@ -116,6 +135,10 @@ class VirtioMmio final : public VirtioDevice, public BackendEvents {
     // Interrupts the guest once (configuration change, NEEDS_RESET).  Any
     // thread.
     absl::AnyInvocable<void()> interrupt;
+    // Told, on the loop, why something that the guest asked for failed, after
+    // the registers show it; a reset that is held once.  From here everything
+    // may be called, destroying the transport included.  May be null.
+    absl::AnyInvocable<void(const absl::Status&)> failed;
     // Told what the transport is told, after it acted on it.  May be null.
     BackendEvents* events = nullptr;
   };
@@ -128,7 +151,7 @@ class VirtioMmio final : public VirtioDevice, public BackendEvents {
 
   // What the device offers, once its back-end is known and before the guest
   // runs: VERSION_1 must be among it.
-  // Errors: kInvalidArgument.
+  // Errors: kInvalidArgument  it is not, or the options make no device.
   absl::Status offer(FeatureSet features);
   // `operations` outlives the transport, or the next attach().  Before the
   // guest runs; null detaches.
@@ -147,8 +170,15 @@ class VirtioMmio final : public VirtioDevice, public BackendEvents {
   [[nodiscard]] Access write(uint64_t offset, std::span<const std::byte> bytes,
                              EventLoop::Callback done);
 
-  // Stops what runs for a pause of the VM, after the operations before it, and
-  // lets it run again.  A device that is not live: OK.
+  // Stops what runs for a pause of the VM, after the operation under way, and
+  // lets it run again.  A start under way is put off until resume(), as is what
+  // the guest asked for and was not begun; resets are not.  A device that is
+  // not live: OK.  Whatever becomes of the pause, nothing runs until resume();
+  // a resume that fails sets NEEDS_RESET.
+  // Errors: kDeadlineExceeded  pause: a reset is held, so the guest's memory
+  //                            is not known to be quiet.
+  //         kCancelled         resume: ended by a pause or a reset.
+  //         as VhostDev's stop (kVmPause) and start.
   void pause(Completion done);
   void resume(Completion done);
   // Lets a reset complete that kHold keeps (the back-end was killed).

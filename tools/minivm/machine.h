@@ -19,6 +19,8 @@
 
 namespace vhost::minivm {
 
+class KvmMachine;
+
 // A virtual machine of KVM: interrupt controller, memory slots that follow an
 // AddressSpace, vCPUs (threads) and what they reach by MMIO and PIO.  Loop
 // thread, if not said otherwise.
@@ -41,6 +43,9 @@ class Machine {
   // The device answers at `gpa`, kMmioWindowSize bytes, from now on.  It
   // outlives the machine's vCPUs.  Before they run.
   virtual void add_device(uint64_t gpa, VirtioMmio& device) = 0;
+
+  // tools/minivm/machine's own side.
+  virtual KvmMachine& implementation() = 0;
 };
 
 // The payload on the machine's vCPUs.

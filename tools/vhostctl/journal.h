@@ -11,19 +11,10 @@
 
 #include "absl/strings/string_view.h"
 #include "tools/vhostctl/pattern.h"
+#include "tools/vhostctl/unit_record.h"
 
 namespace vhost::ctl {
 
-// What can be wrong with a block.
-enum class BlockFault : uint8_t {
-  kLost,       // Nothing of this run is there, though a write was acknowledged.
-  kStale,      // It holds an earlier write: the last acknowledged one is gone.
-  kTorn,       // What is there is damaged.
-  kMisplaced,  // It holds what was never written there.
-  kDoubled,    // It holds a write that was overwritten already: carried out
-               // once more.
-};
-inline constexpr size_t kBlockFaults = 5;
 absl::string_view to_string(BlockFault fault);
 
 // What a disk must hold that is written in units, each write with a sequence
@@ -47,9 +38,9 @@ class Journal {
   void end_write(uint64_t unit, bool acknowledged);
 
   // Whether a write of it is under way; what it holds is not known then.
-  bool writing(uint64_t unit) const { return units_[unit].current != 0; }
+  bool writing(uint64_t unit) const { return units_[unit].writing(); }
   // Whether anything was ever written to it.
-  bool written(uint64_t unit) const { return units_[unit].last != 0; }
+  bool written(uint64_t unit) const { return units_[unit].written(); }
 
   // Compares what was read from `unit`, unit_size() bytes; no write of it is
   // under way.  What was seen there once must be there from then on.
@@ -68,25 +59,11 @@ class Journal {
   uint64_t in_doubt() const { return in_doubt_; }          // Writes, ever.
 
  private:
-  struct Unit {
-    uint64_t current = 0;          // The write under way; 0: none.
-    uint64_t last = 0;             // Submitted last; 0: none yet.
-    uint64_t acked = 0;            // Acknowledged last; 0: none.
-    uint64_t previous = 0;         // Acknowledged, or seen, before that.
-    bool seen = false;             // `acked` was read back.
-    std::vector<uint64_t> doubts;  // Since `acked`.
-  };
-
-  void settle(Unit& unit, uint64_t sequence, bool seen);
-  void blame(BlockFault fault, uint64_t address, std::string what);
-  // Whether `sequence` may be there.
-  static bool allowed(const Unit& unit, uint64_t sequence);
-  void check_block(const Unit& unit, uint64_t address,
-                   std::span<const std::byte> block);
+  void blame(uint64_t address, const BlockFinding& finding);
 
   const uint32_t unit_size_;
   const uint64_t seed_;
-  std::vector<Unit> units_;
+  std::vector<UnitRecord> units_;
   uint64_t next_sequence_ = 1;
   uint64_t acknowledged_ = 0;
   uint64_t in_doubt_ = 0;
