@@ -50,6 +50,9 @@ endif()
 if(VHOSTDEV_GLIB)
   string(APPEND CPACK_DEBIAN_DEV_PACKAGE_DEPENDS ", libglib2.0-dev")
 endif()
+if(VHOSTDEV_FDT)
+  string(APPEND CPACK_DEBIAN_DEV_PACKAGE_DEPENDS ", libfdt-dev")
+endif()
 set(CPACK_DEBIAN_DEV_DESCRIPTION
     "vhost front-end for virtual machine monitors - development files
 Headers, the static library, CMake and pkg-config files of libvhostdev, and
