@@ -39,7 +39,7 @@ class Scenario {
       const uint8_t status = registers_.status();
       const uint8_t op = byte();
       step(op);
-      check_status(status, op);
+      check_status(status);
       check_registers();
       for (uint32_t vq = 0; vq <= kQueues; ++vq) check_queue(vq);
     }
@@ -145,7 +145,7 @@ class Scenario {
   }
 
   // Bits are only added, but by a reset.
-  void check_status(uint8_t before, uint8_t) const {
+  void check_status(uint8_t before) const {
     const uint8_t status = registers_.status();
     check(status == 0 || (before & ~status) == 0);
     if ((status & kStatusDriverOk) != 0) check((status & 8) != 0);

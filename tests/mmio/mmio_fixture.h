@@ -42,6 +42,10 @@ struct MmioDevice {
     transport.attach(operations.get());
   }
 
+  ~MmioDevice() { EXPECT_THAT(ops->misuse, ::testing::IsEmpty()); }
+  MmioDevice(const MmioDevice&) = delete;
+  MmioDevice& operator=(const MmioDevice&) = delete;
+
   VirtioMmio::Options with_hooks(VirtioMmio::Options options) {
     options.interrupt = [this] { ++interrupts; };
     options.failed = [this](const absl::Status& why) {
