@@ -3,6 +3,7 @@
 
 #include <libfdt.h>
 
+#include <cstring>
 #include <initializer_list>
 #include <utility>
 
@@ -58,7 +59,8 @@ class TreeWriter {
   }
 
   void text(int node, const char* name, const char* value) {
-    note(fdt_setprop_string(fdt(), node, name, value), name);
+    const int size = static_cast<int>(std::strlen(value)) + 1;
+    note(fdt_setprop(fdt(), node, name, value, size), name);
   }
 
   void flag(int node, const char* name) {
