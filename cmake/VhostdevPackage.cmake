@@ -50,6 +50,9 @@ endif()
 if(VHOSTDEV_GLIB)
   string(APPEND CPACK_DEBIAN_DEV_PACKAGE_DEPENDS ", libglib2.0-dev")
 endif()
+if(VHOSTDEV_FDT)
+  string(APPEND CPACK_DEBIAN_DEV_PACKAGE_DEPENDS ", libfdt-dev")
+endif()
 set(CPACK_DEBIAN_DEV_DESCRIPTION
     "vhost front-end for virtual machine monitors - development files
 Headers, the static library, CMake and pkg-config files of libvhostdev, and
@@ -61,6 +64,10 @@ set(CPACK_DEBIAN_TOOLS_DESCRIPTION
     "tools for vhost-user back-ends
 vhostctl connects to a vhost-user back-end, shows what it offers, and reads,
 writes and verifies its disks without a virtual machine.
+
+minivm is a small virtual machine monitor whose guest verifies its disks and
+network devices while the machine is paused, its memory changes and its
+back-ends die.
 
 vhost-model-blk is a vhost-user disk written from the specification, strict
 and slow on request, to test front-ends with.")

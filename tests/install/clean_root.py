@@ -146,8 +146,9 @@ class Guest:
         """Files in it that can only be ours."""
         return sorted(str(path.relative_to(self.root))
                       for folder in ("usr", "etc", "var/lib/dpkg/info")
-                      for path in (self.root / folder).rglob("*vhost*")
-                      if re.search("vhostdev|vhostctl|vhost-model", path.name))
+                      for path in (self.root / folder).rglob("*")
+                      if re.search("vhostdev|vhostctl|vhost-model|minivm",
+                                   path.name))
 
     def use(self, debs, embed):
         """Installs, uses and removes everything."""
@@ -171,6 +172,8 @@ class Guest:
     def use_tools(self):
         if b"vhostctl" not in self.run("vhostctl", "--help"):
             fail("vhostctl --help says nothing of it")
+        if b"minivm run" not in self.run("minivm", "--help"):
+            fail("minivm --help says nothing of it")
         if b'"block"' not in self.run("vhost-model-blk", "--print-capabilities"):
             fail("vhost-model-blk does not say what it can do")
         manifest = self.root / "usr/share/qemu/vhost-user/50-vhost-model-blk.json"

@@ -16,6 +16,7 @@ struct ContextDeleter {
 };
 using Context = std::unique_ptr<GMainContext, ContextDeleter>;
 
+// [glib]
 class GlibMainLoop final : public MainLoop {
  public:
   GlibMainLoop()
@@ -34,6 +35,7 @@ class GlibMainLoop final : public MainLoop {
   Context context_;
   std::unique_ptr<EventLoop> loop_;
 };
+// [end]
 
 }  // namespace
 

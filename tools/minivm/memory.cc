@@ -101,6 +101,7 @@ absl::StatusOr<GuestMemory::Piece> GuestMemory::plug(uint64_t gpa,
   return piece;
 }
 
+// [add]
 void GuestMemory::add(uint64_t size,
                       absl::AnyInvocable<void(absl::StatusOr<Piece>)> done) {
   absl::StatusOr<Piece> piece = plug(find_gap(size), size);
@@ -114,7 +115,9 @@ void GuestMemory::add(uint64_t size,
     done(annotate(settled, "add memory"));
   });
 }
+// [end]
 
+// [remove]
 void GuestMemory::remove(uint64_t id,
                          absl::AnyInvocable<void(absl::Status)> done) {
   const std::string what = absl::StrCat("remove memory ", id);
@@ -136,6 +139,7 @@ void GuestMemory::remove(uint64_t id,
         done(annotate(removed, what));
       });
 }
+// [end]
 
 std::vector<GuestMemory::Piece> GuestMemory::pieces() const {
   std::vector<Piece> out;

@@ -43,40 +43,57 @@ absl::StatusOr<std::unique_ptr<MmioDevice>> MmioDevice::create(
     const DeviceOptions& device, const RunOptions& run) {
   absl::StatusOr<Backend> backend = make_backend(device);
   if (!backend.ok()) return annotate(backend.status(), name);
-  const uint64_t gpa = device_gpa(number);
-  // [notifiers]
-  absl::StatusOr<std::unique_ptr<KvmNotifiers>> notifiers =
-      KvmNotifiers::create(vm, context.loop(),
-                           {.name = name,
-                            .notify_gpa = gpa + kMmioQueueNotifyOffset,
-                            .gsi = kDeviceGsis[number],
-                            .ioeventfd = run.ioeventfd,
-                            .irqfd = run.irqfd});
-  // [end]
-  if (!notifiers.ok()) return notifiers.status();
-  std::unique_ptr<MmioDevice> out(new MmioDevice(gpa, name, device));
+  std::unique_ptr<MmioDevice> out(
+      new MmioDevice(device_gpa(number), name, device));
   out->tap_ = std::move(backend->tap);
-  out->notifiers_ = *std::move(notifiers);
-  out->make(context, run, std::move(backend->ops));
+  VHOST_RETURN_IF_ERROR(
+      out->make_notifiers(context.loop(), vm, kDeviceGsis[number], run));
+  out->make_transport(context.loop(), run);
+  out->make_dev(context, std::move(backend->ops), run);
   return out;
 }
 
-void MmioDevice::make(VhostContext& context, const RunOptions& run,
-                      std::unique_ptr<VhostOps> ops) {
-  VirtioMmio::Options transport;
-  transport.name = name_;
-  transport.device_id = device_.net ? kDeviceIdNet : kDeviceIdBlock;
-  transport.queue_sizes.assign(device_.queues, ring_size(run));
-  transport.config_size = device_.net ? 0 : kBlkConfigSize;
-  transport.interrupt = [this] { notifiers_->interrupt(); };
-  transport.failed = [this](const absl::Status& why) {
+// [notifiers]
+// A write to the window's notification register becomes a kick, and a call
+// becomes interrupt `gsi`, both inside KVM.
+absl::Status MmioDevice::make_notifiers(EventLoop& loop, FdRef vm, uint32_t gsi,
+                                        const RunOptions& run) {
+  KvmNotifiers::Options options;
+  options.name = name_;
+  options.notify_gpa = gpa_ + kMmioQueueNotifyOffset;
+  options.gsi = gsi;
+  options.ioeventfd = run.ioeventfd;
+  options.irqfd = run.irqfd;
+  auto notifiers = KvmNotifiers::create(vm, loop, std::move(options));
+  if (!notifiers.ok()) return notifiers.status();
+  notifiers_ = *std::move(notifiers);
+  return absl::OkStatus();
+}
+// [end]
+
+// [transport]
+// The registers that the guest's driver sees.
+void MmioDevice::make_transport(EventLoop& loop, const RunOptions& run) {
+  VirtioMmio::Options options;
+  options.name = name_;
+  options.device_id = device_.net ? kDeviceIdNet : kDeviceIdBlock;
+  options.queue_sizes.assign(device_.queues, ring_size(run));
+  options.config_size = device_.net ? 0 : kBlkConfigSize;
+  options.interrupt = [this] { notifiers_->interrupt(); };
+  options.failed = [this](const absl::Status& why) {
     failure_ = why.ToString();
     ctl::print_error(why, "minivm");
   };
-  transport.events = &outages_;
-  transport_ =
-      std::make_unique<VirtioMmio>(context.loop(), std::move(transport));
+  options.events = &outages_;
+  transport_ = std::make_unique<VirtioMmio>(loop, std::move(options));
+}
+// [end]
 
+// [dev]
+// The device behind them: the transport says where the rings are, and is told
+// what becomes of the back-end.
+void MmioDevice::make_dev(VhostContext& context, std::unique_ptr<VhostOps> ops,
+                          const RunOptions& run) {
   VhostDev::Options options;
   options.name = name_;
   options.queues = QueueMap::identity(device_.queues);
@@ -87,7 +104,6 @@ void MmioDevice::make(VhostContext& context, const RunOptions& run,
   dev_ = std::make_unique<VhostDev>(context, std::move(ops), *transport_,
                                     *notifiers_, *transport_,
                                     /*services=*/nullptr, std::move(options));
-
   if (device_.net) {
     net_ = std::make_unique<NetDevice>(*dev_, NetQueues(1, false));
     operations_ = make_transport_operations(*dev_, *net_);
@@ -97,13 +113,16 @@ void MmioDevice::make(VhostContext& context, const RunOptions& run,
   }
   transport_->attach(operations_.get());
 }
+// [end]
 
+// [connect]
 absl::Status MmioDevice::connect() {
   VHOST_RETURN_IF_ERROR(dev_->run(
       [this](Completion done) { dev_->init(std::move(done)); }, kInitTimeout));
   const FeatureSet ours = device_.net ? kNetFeatures : kDiskFeatures;
   return transport_->offer(dev_->get_features(ours, ours));
 }
+// [end]
 
 void MmioDevice::resume(Completion done) {
   if (dev_->reconnect_state().phase == ReconnectState::Phase::kConnected) {

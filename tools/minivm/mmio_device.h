@@ -50,8 +50,11 @@ class MmioDevice final : public Device {
  private:
   MmioDevice(uint64_t gpa, std::string name, const DeviceOptions& device)
       : gpa_(gpa), name_(std::move(name)), device_(device) {}
-  void make(VhostContext& context, const RunOptions& run,
-            std::unique_ptr<VhostOps> ops);
+  absl::Status make_notifiers(EventLoop& loop, FdRef vm, uint32_t gsi,
+                              const RunOptions& run);
+  void make_transport(EventLoop& loop, const RunOptions& run);
+  void make_dev(VhostContext& context, std::unique_ptr<VhostOps> ops,
+                const RunOptions& run);
 
   const uint64_t gpa_;
   const std::string name_;

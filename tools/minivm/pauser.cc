@@ -91,6 +91,7 @@ void Pauser::pause(bool devices, Completion done) {
   impl.held_now(absl::OkStatus());
 }
 
+// [pause]
 void Pauser::Impl::held_now(absl::Status status) {
   if (!status.ok()) return undo(annotate(status, "pause"));
   guest.pause(then(&Impl::guest_paused));
@@ -107,6 +108,7 @@ void Pauser::Impl::pause_next() {
   }
   devices[paused]->pause(then(&Impl::device_paused));
 }
+// [end]
 
 void Pauser::Impl::device_paused(absl::Status status) {
   // A back-end that is away has nothing to be taken back.
@@ -138,6 +140,7 @@ void Pauser::resume(Completion done) {
   impl.resume_next();
 }
 
+// [resume]
 // In reverse: the devices, the guest, its workload.
 void Pauser::Impl::resume_next() {
   if (paused != 0) {
@@ -147,6 +150,7 @@ void Pauser::Impl::resume_next() {
   if (std::exchange(held, false)) guest.release();
   finish(State::kRunning, failure);
 }
+// [end]
 
 void Pauser::Impl::device_resumed(absl::Status status) {
   if (!status.ok()) {
