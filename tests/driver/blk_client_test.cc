@@ -3,6 +3,8 @@
 
 #include <array>
 #include <map>
+#include <thread>
+#include <vector>
 
 #include "tests/driver/blk_fixture.h"
 
@@ -260,6 +262,62 @@ TEST_F(BlkClientTest, GivesABackEndUpThatCompletesNothing) {
     client = nullptr;
     driver = nullptr;
   }
+}
+
+TEST_F(BlkClientTest, WaitsNoLongerThanAsked) {
+  for (const auto mode :
+       {BlkClient::WaitMode::kPoll, BlkClient::WaitMode::kSleep}) {
+    backend_options.latency = 3600 * kSecond;
+    client_options.wait_mode = mode;
+    make();
+    const DmaBuffer data = allocate(512);
+    BlkRequest request;
+    request.buffers = std::span(&data.span(), 1);
+    ASSERT_TRUE(client->submit(request).ok());
+    std::array<BlkCompletion, 1> done;
+    EXPECT_EQ(client->wait_for(done, std::chrono::milliseconds(20)), 0u);
+    EXPECT_EQ(client->wait_for(done, Duration(0)), 0u);
+    EXPECT_EQ(client->wait_for(done, Duration(-1)), 0u);
+    EXPECT_EQ(client->in_flight(), 1u);
+    EXPECT_TRUE(client->status().ok()) << "nobody was given up";
+    client = nullptr;
+    driver = nullptr;
+  }
+}
+
+TEST_F(BlkClientTest, IsMadeByTheThreadThatOwnsItsQueues) {
+  make(2);
+  const BlkConfig config = client->config();
+  client = nullptr;
+  ASSERT_TRUE(
+      dma.reserve(BlkClient::memory_for(2, client_options) + 4096).ok());
+  absl::Status status = absl::UnknownError("no thread");
+  std::thread([&] {
+    std::vector<QueueHandle> queues;
+    for (uint32_t i = 0; i < 2; ++i) {
+      queues.push_back(driver->acquire(QueueIndex{i}).value());
+    }
+    auto made =
+        BlkClient::create(*driver, std::move(queues), config, client_options);
+    status = made.status();
+    if (!status.ok()) return;
+    const DmaBuffer data = dma.allocate(512).value();
+    BlkRequest request;
+    request.op = BlkOp::kRead;
+    request.buffers = std::span(&data.span(), 1);
+    status = (*made)->run(request);
+  }).join();
+  EXPECT_TRUE(status.ok()) << status;
+  // It gave its queues back.
+  EXPECT_FALSE(driver->is_acquired(QueueIndex{1}));
+}
+
+TEST_F(BlkClientTest, TakesNoMoreMemoryThanItSays) {
+  make(4);
+  const uint64_t with = dma.bytes_in_use();
+  client = nullptr;
+  EXPECT_LE(with - dma.bytes_in_use(),
+            BlkClient::memory_for(4, client_options));
 }
 
 TEST_F(BlkClientTest, RequestsOfAStoppedDeviceAreCancelled) {

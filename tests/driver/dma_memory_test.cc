@@ -2,6 +2,7 @@
 #include "vhostdev/dma_memory.h"
 
 #include <random>
+#include <thread>
 
 #include "tests/driver/driver_fixture.h"
 
@@ -52,6 +53,29 @@ TEST_F(DmaMemoryTest, RefusesNonsense) {
   EXPECT_EQ(dma.allocate(1, 3).status().code(), kInvalid);
   EXPECT_EQ(dma.allocate(1, 8192).status().code(), kInvalid);
   EXPECT_EQ(dma.allocate(~uint64_t{0}).status().code(), kExhausted);
+}
+
+TEST_F(DmaMemoryTest, GrowsOnTheLoopsThreadAndServesWhatIsReservedOnAny) {
+  constexpr uint64_t kSize = uint64_t{3} << 20;
+  const auto elsewhere = [this](uint64_t size) {
+    absl::StatusOr<DmaBuffer> buffer = absl::UnknownError("no thread");
+    std::thread([&] { buffer = dma.allocate(size); }).join();
+    return buffer;
+  };
+  const absl::StatusOr<DmaBuffer> early = elsewhere(kSize);
+  EXPECT_EQ(early.status().code(), kExhausted);
+  EXPECT_EQ(dma.region_count(), 0u);
+
+  ASSERT_TRUE(dma.reserve(kSize).ok());
+  EXPECT_EQ(dma.region_count(), 1u);
+  // What is there need not grow.
+  ASSERT_TRUE(dma.reserve(kSize).ok());
+  EXPECT_EQ(dma.region_count(), 1u);
+  const absl::StatusOr<DmaBuffer> half = elsewhere(kSize / 2);
+  const absl::StatusOr<DmaBuffer> rest = elsewhere(kSize / 2);
+  EXPECT_TRUE(half.ok() && rest.ok());
+  EXPECT_EQ(elsewhere(4096).status().code(), kExhausted);
+  EXPECT_EQ(dma.reserve(0).code(), kInvalid);
 }
 
 TEST_F(DmaMemoryTest, ZeroesWhatWasUsedBefore) {

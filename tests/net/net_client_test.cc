@@ -225,6 +225,16 @@ TEST_F(NetClientTest, SleepsNoLongerThanItMay) {
   EXPECT_FALSE(a().wait(std::chrono::milliseconds(5)));
 }
 
+TEST_F(NetClientTest, TakesNoMoreMemoryThanItSays) {
+  start();
+  const uint64_t with = two->vm.dma.bytes_in_use();
+  const uint64_t said = NetClient::memory_for(1, NetClient::Options());
+  // Stopped: what a client leaves alone then goes back to the pool.
+  ASSERT_TRUE(two->stop().ok());
+  two->a.drop_client();
+  EXPECT_LE(with - two->vm.dma.bytes_in_use(), said);
+}
+
 TEST_F(NetClientTest, DiscardsFramesOfDisabledPairs) {
   NetPort::Options ports;
   ports.pairs = 2;

@@ -3,7 +3,6 @@
 
 #include <libfdt.h>
 
-#include <cstring>
 #include <initializer_list>
 #include <utility>
 
@@ -58,9 +57,10 @@ class TreeWriter {
            static_cast<uint32_t>(size)});
   }
 
-  void text(int node, const char* name, const char* value) {
-    const int size = static_cast<int>(std::strlen(value)) + 1;
-    note(fdt_setprop(fdt(), node, name, value, size), name);
+  void text(int node, const char* name, const std::string& value) {
+    note(fdt_setprop(fdt(), node, name, value.c_str(),
+                     static_cast<int>(value.size() + 1)),
+         name);
   }
 
   void flag(int node, const char* name) {
@@ -110,7 +110,6 @@ void add_isa(TreeWriter& tree) {
   tree.text(isa, "compatible", "isa");
   tree.cells(isa, "#address-cells", {2});
   tree.cells(isa, "#size-cells", {1});
-  tree.flag(isa, "ranges");
 
   const int pic = tree.add_node(isa, "interrupt-controller@i20");
   tree.text(pic, "compatible", "intel,i8259");
@@ -169,7 +168,7 @@ absl::StatusOr<std::vector<std::byte>> make_device_tree(
   add_memory(tree, options.memory);
   const int chosen = tree.add_node(0, "chosen");
   tree.text(chosen, "stdout-path",
-            absl::StrCat("/isa/serial@i", absl::Hex(kSerialPort)).c_str());
+            absl::StrCat("/isa/serial@i", absl::Hex(kSerialPort)));
   return tree.finish();
 }
 
