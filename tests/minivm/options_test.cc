@@ -82,6 +82,14 @@ TEST(MinivmOptions, AreAllUnderstood) {
   EXPECT_EQ(run.devices[2].backend, BackendKind::kVdpa);
 }
 
+TEST(MinivmOptions, MayAskForReadsAlone) {
+  const auto parsed = parse({"run", "--memory=64M", "--guest=payload",
+                             "--disk=socket=/d", "--workload=read,polled"});
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_TRUE(std::get<RunOptions>(*parsed).workload.read_only);
+  EXPECT_TRUE(std::get<RunOptions>(*parsed).workload.polled);
+}
+
 TEST(MinivmOptions, SayWhatIsMissing) {
   EXPECT_THAT(error_of(parse({})), HasSubstr("a command is missing; see: "));
   EXPECT_THAT(error_of(parse({"run"})), HasSubstr("--memory is needed"));
@@ -113,7 +121,9 @@ TEST(MinivmOptions, SayWhatIsWrong) {
   EXPECT_THAT(error_of(parse_run({"--net=kernel=a-name-that-is-long"})),
               HasSubstr("at most 15 bytes"));
   EXPECT_THAT(error_of(parse_run({"--workload=sleep"})),
-              HasSubstr("does not begin with \"verify\""));
+              HasSubstr("does not begin with \"verify\" or \"read\""));
+  EXPECT_THAT(error_of(parse_run({"--workload=verify,read"})),
+              HasSubstr("no \"read\" of a workload"));
   EXPECT_THAT(error_of(parse_run({"--workload=verify,size=100"})),
               HasSubstr("not a multiple of 4096"));
   EXPECT_THAT(error_of(parse_run({"--workload=verify,polled=yes"})),
@@ -123,6 +133,8 @@ TEST(MinivmOptions, SayWhatIsWrong) {
 TEST(MinivmOptions, AreRefusedWhereTheGuestHasNoUseForThem) {
   EXPECT_THAT(error_of(parse_run({"--payload=/p"})),
               HasSubstr("--payload needs --guest payload"));
+  EXPECT_THAT(error_of(parse_run({"--workload=read"})),
+              HasSubstr("--workload read needs --guest payload"));
   EXPECT_THAT(error_of(parse_run({"--no-irqfd"})),
               HasSubstr("need --guest payload"));
   EXPECT_THAT(error_of(parse_run({"--net=socket=/n"})),

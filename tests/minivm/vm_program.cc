@@ -2,9 +2,14 @@
 #include "tests/minivm/vm_program.h"
 
 #include <fcntl.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <sys/un.h>
 #include <unistd.h>
 
+#include <array>
 #include <chrono>
+#include <cstring>
 #include <fstream>
 #include <sstream>
 #include <thread>
@@ -77,8 +82,55 @@ absl::StatusOr<nlohmann::json> VmProgram::ctl(std::vector<std::string> words) {
   return answer;
 }
 
+absl::Status VmProgram::connect() {
+  sockaddr_un address = {};
+  address.sun_family = AF_UNIX;
+  const std::string path = control();
+  if (path.size() >= sizeof(address.sun_path)) {
+    return absl::InvalidArgumentError(path);
+  }
+  std::memcpy(address.sun_path, path.data(), path.size());
+  UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const timeval patience = {.tv_sec = kVmPatience / std::chrono::seconds(1),
+                            .tv_usec = 0};
+  if (::setsockopt(fd.get(), SOL_SOCKET, SO_RCVTIMEO, &patience,
+                   sizeof(patience)) != 0 ||
+      ::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address),
+                sizeof(address)) != 0) {
+    return absl::UnavailableError(absl::StrCat("connect ", path));
+  }
+  connection_ = std::move(fd);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<nlohmann::json> VmProgram::ask(const nlohmann::json& request) {
+  if (!connection_.valid()) {
+    const absl::Status connected = connect();
+    if (!connected.ok()) return connected;
+  }
+  const std::string line = absl::StrCat(request.dump(), "\n");
+  ::send(connection_.get(), line.data(), line.size(), MSG_NOSIGNAL);
+  std::string text;
+  std::array<char, 4096> buffer;
+  while (text.empty() || text.back() != '\n') {
+    const ssize_t got =
+        ::recv(connection_.get(), buffer.data(), buffer.size(), 0);
+    if (got <= 0) {
+      connection_.reset();
+      return absl::UnavailableError(absl::StrCat("no answer to ", line));
+    }
+    text.append(buffer.data(), static_cast<size_t>(got));
+  }
+  nlohmann::json answer = nlohmann::json::parse(text, nullptr, false);
+  if (!answer.is_object()) return absl::DataLossError(text);
+  if (!answer.value("ok", false)) {
+    return absl::AbortedError(answer.value("error", text));
+  }
+  return answer;
+}
+
 uint64_t VmProgram::workload(const std::string& name) {
-  const absl::StatusOr<nlohmann::json> stats = ctl({"stats"});
+  const absl::StatusOr<nlohmann::json> stats = ask({{"command", "stats"}});
   if (!stats.ok()) return 0;
   return stats->value("workload", nlohmann::json::object())
       .value(name, uint64_t{0});

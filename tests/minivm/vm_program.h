@@ -16,6 +16,7 @@
 #include "tests/peers/daemon.h"
 #include "tests/peers/process.h"
 #include "vhostdev/event_loop.h"
+#include "vhostdev/unique_fd.h"
 
 namespace vhost::testing {
 
@@ -36,6 +37,12 @@ class VmProgram {
   // Errors: kAborted  what it printed, where its exit status is not 0.
   absl::StatusOr<nlohmann::json> ctl(std::vector<std::string> words);
 
+  // The answer to what `minivm ctl` would send, over a connection that stays: a
+  // program for each of a thousand requests would take most of the time.
+  // Errors: kAborted      the error that it is.
+  //         kUnavailable  nobody answers.
+  absl::StatusOr<nlohmann::json> ask(const nlohmann::json& request);
+
   // `number` of `ctl stats`' workload; 0 if nobody answers.
   uint64_t workload(const std::string& name);
   // Waits until the workload did so many requests more.
@@ -53,8 +60,11 @@ class VmProgram {
   std::string control() const { return dir_.file("control"); }
 
  private:
+  absl::Status connect();
+
   TempDir dir_;
   std::unique_ptr<Process> process_;
+  UniqueFd connection_;  // Of ask().
 };
 
 // A disk that a program serves, and a VM's options for it.

@@ -7,13 +7,11 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
-#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
 
-#include "tests/peers/process.h"
-#include "tools/minivm/main_loop.h"
+#include "tests/minivm/vm_rig.h"
 #include "vhostdev/testing/model_backend.h"
 #include "vhostdev/testing/model_blk.h"
 #include "vhostdev/testing/model_net.h"
@@ -23,7 +21,6 @@ namespace {
 
 using ::testing::HasSubstr;
 
-constexpr Duration kPatience = std::chrono::seconds(60);
 constexpr uint64_t kDiskSize = uint64_t{4} << 20;
 
 // A disk in memory behind a socket.
@@ -41,10 +38,8 @@ class Disk {
   testing::ModelBackend backend_;
 };
 
-class MinivmVm : public ::testing::Test {
+class MinivmVm : public VmRig {
  protected:
-  void SetUp() override { main_ = *MainLoop::create(); }
-
   RunOptions options(const std::string& socket) const {
     RunOptions out;
     out.memory = uint64_t{8} << 20;
@@ -54,44 +49,6 @@ class MinivmVm : public ::testing::Test {
     out.workload.depth = 4;
     return out;
   }
-
-  std::unique_ptr<Vm> make(const RunOptions& options) {
-    absl::StatusOr<std::unique_ptr<Vm>> vm = Vm::create(main_->loop(), options);
-    EXPECT_TRUE(vm.ok()) << vm.status();
-    return vm.ok() ? *std::move(vm) : nullptr;
-  }
-
-  bool turn_until(const std::function<bool()>& condition) {
-    bool late = false;
-    const auto limit = main_->loop().timer(main_->loop().now() + kPatience,
-                                           [&late] { late = true; });
-    const std::function<void()> tick = [&] {
-      tick_ = main_->loop().timer(
-          main_->loop().now() + std::chrono::milliseconds(5), tick);
-    };
-    tick();
-    while (!condition() && !late) {
-      EXPECT_TRUE(main_->turn().ok());
-    }
-    tick_ = nullptr;
-    return !late;
-  }
-
-  // What `verb` is answered.
-  absl::StatusOr<ctl::Json> ask(Vm& vm, const Request& request) {
-    absl::StatusOr<ctl::Json> out = absl::UnknownError("no answer");
-    bool answered = false;
-    vm.handle(request, [&](absl::StatusOr<ctl::Json> answer) {
-      out = std::move(answer);
-      answered = true;
-    });
-    EXPECT_TRUE(turn_until([&] { return answered; }));
-    return out;
-  }
-
-  testing::TempDir dir_;
-  std::unique_ptr<MainLoop> main_;
-  std::unique_ptr<EventLoop::Timer> tick_;
 };
 
 TEST_F(MinivmVm, IsOneOfTwoInAProcess) {

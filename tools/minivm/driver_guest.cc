@@ -25,6 +25,9 @@ void add(const WorkloadReport& one, WorkloadReport& all) {
   all.frames_sent += one.frames_sent;
   all.frames_received += one.frames_received;
   all.frame_faults += one.frame_faults;
+  for (const auto& [net, frames] : one.received_by) {
+    all.received_by[net] += frames;
+  }
   all.failed_requests += one.failed_requests;
   all.in_doubt += one.in_doubt;
   for (size_t i = 0; i < all.faults.size(); ++i) all.faults[i] += one.faults[i];

@@ -102,6 +102,8 @@ absl::Status NetWorker::run_burst(uint64_t burst) {
 void NetWorker::count(const ctl::EchoCounts& counts) {
   report_.frames_sent += counts.sent + counts.arrived;
   report_.frames_received += counts.arrived + counts.returned;
+  report_.received_by[near_.name()] += counts.returned;
+  if (far_ != nullptr) report_.received_by[far_->name()] += counts.arrived;
   report_.frame_faults += counts.damaged + counts.repeated;
   if (report_.first_fault.empty()) report_.first_fault = counts.first_damage;
   if (report_.first_fault.empty() && counts.repeated != 0) {

@@ -101,7 +101,6 @@ absl::Status set_net_part(DeviceOptions& out, absl::string_view name,
 
 absl::Status set_workload_part(Workload& out, absl::string_view name,
                                absl::string_view value) {
-  if (name == "verify" && value.empty()) return absl::OkStatus();
   if (name == "polled" && value.empty()) {
     out.polled = true;
     return absl::OkStatus();
@@ -198,8 +197,10 @@ constexpr std::array<OptionSpec, 15> kRunOptions = {{
      [](RunOptions& out, absl::string_view text) {
        return add_device(out, parse_net(text));
      }},
-    {"workload", "verify[,size=BYTES][,depth=D][,seconds=S][,seed=N][,polled]",
-     "what the guest does (default: verify, until it is told to quit)",
+    {"workload",
+     "verify|read[,size=BYTES][,depth=D][,seconds=S][,seed=N][,polled]",
+     "what the guest does: it writes, reads and compares, or only reads "
+     "(default: verify, until it is told to quit)",
      [](RunOptions& out, absl::string_view text) {
        return store(out.workload, parse_workload(text));
      }},
@@ -261,6 +262,9 @@ absl::Status check(const RunOptions& options) {
   const bool driver = *options.guest == GuestKind::kDriver;
   if (driver && !options.payload.empty()) {
     return wrong("--payload needs --guest payload");
+  }
+  if (driver && options.workload.read_only) {
+    return wrong("--workload read needs --guest payload");
   }
   if (driver && (!options.irqfd || !options.ioeventfd)) {
     return wrong("--no-irqfd and --no-ioeventfd need --guest payload");
@@ -432,11 +436,13 @@ absl::StatusOr<Workload> parse_workload(absl::string_view text) {
   Workload out;
   out.seed = ctl::random_seed();
   const Pairs pairs = pairs_of(text);
-  if (pairs.front() != Pairs::value_type("verify", "")) {
-    return wrong("it does not begin with \"verify\"");
+  out.read_only = pairs.front() == Pairs::value_type("read", "");
+  if (!out.read_only && pairs.front() != Pairs::value_type("verify", "")) {
+    return wrong("it does not begin with \"verify\" or \"read\"");
   }
-  for (const auto& [name, value] : pairs) {
-    VHOST_RETURN_IF_ERROR(set_workload_part(out, name, value));
+  for (size_t i = 1; i < pairs.size(); ++i) {
+    VHOST_RETURN_IF_ERROR(
+        set_workload_part(out, pairs[i].first, pairs[i].second));
   }
   return out;
 }

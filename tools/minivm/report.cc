@@ -54,6 +54,7 @@ Json report_json(const WorkloadReport& report) {
   out["frames_sent"] = report.frames_sent;
   out["frames_received"] = report.frames_received;
   out["frame_faults"] = report.frame_faults;
+  out["received_by"] = report.received_by;
   if (!report.first_fault.empty()) out["first_fault"] = report.first_fault;
   if (!report.failure.empty()) out["failure"] = report.failure;
   return out;

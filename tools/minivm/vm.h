@@ -54,6 +54,9 @@ class Vm {
   // What the guest did, and what went wrong outside of it.
   WorkloadReport report() const;
 
+  // What its devices share: the dirty log, and memory slots.
+  VhostContext& context() { return context_; }
+
  private:
   Vm(EventLoop& loop, const RunOptions& options);
   absl::Status build();

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 
@@ -22,6 +23,9 @@ struct Workload {
   std::optional<Duration> seconds;
   uint64_t seed = 1;
   bool polled = false;  // Used rings are polled, without interrupts.
+  // It reads blocks anywhere, whatever they hold, and does nothing else.  The
+  // payload alone can.
+  bool read_only = false;
 };
 
 // What it did.
@@ -36,6 +40,7 @@ struct WorkloadReport {
   uint64_t empty_interrupts = 0;
   uint64_t frames_sent = 0;
   uint64_t frames_received = 0;
+  std::map<std::string, uint64_t> received_by;  // Of those, by net: "net0".
   uint64_t frame_faults = 0;
   uint64_t failed_requests = 0;
   uint64_t resets = 0;

@@ -49,6 +49,11 @@ template <typename T>
 void set(T& shared, T value) {
   __atomic_store_n(&shared, value, __ATOMIC_SEQ_CST);
 }
+// The same where it mostly is so already: that costs no more than a look.
+template <typename T>
+void keep(T& shared, T value) {
+  if (get(shared) != value) set(shared, value);
+}
 // What it is then.
 template <typename T>
 T add(T& shared, T value) {

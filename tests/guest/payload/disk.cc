@@ -29,7 +29,7 @@ void DiskQueue::set_up(const Options& options) {
   if (units_ == 0) fail("a disk is too small for its queues:", options.queues);
   random_.seed(options.seed * 1009 + options.index);
   ring_.allocate_for(static_cast<u16>(size));
-  records_ = allocate_array<ctl::UnitRecord>(units_);
+  if (!read_only()) records_ = allocate_array<ctl::UnitRecord>(units_);
   slot_ = allocate_array<Slot>(slots_);
   free_ = allocate_array<u32>(slots_);
   edges_ = allocate_array<Edge>(slots_);
@@ -91,7 +91,7 @@ void DiskQueue::finish(u32 number, u32 written) {
     records_[slot.unit].end(good);
     add<u64>(good ? mailbox->writes : mailbox->in_doubt, 1);
   } else if (good) {
-    check(slot, data(number));
+    if (!read_only()) check(slot, data(number));
     add<u64>(mailbox->reads, 1);
   }
   if (!good) add<u64>(mailbox->failed_requests, 1);
@@ -122,6 +122,10 @@ bool DiskQueue::busy(u64 unit) const {
 }
 
 bool DiskQueue::choose(u64& unit) {
+  if (read_only()) {
+    unit = random_.below(units_);
+    return true;
+  }
   // Most of it is done to few units, so that writes are overwritten and read
   // back soon, however large the disk is.
   constexpr u64 kFew = 1024;
@@ -134,6 +138,7 @@ bool DiskQueue::choose(u64& unit) {
 }
 
 bool DiskQueue::next_to_check(u64& unit) {
+  if (read_only()) return false;
   while (next_check_ < units_ && !records_[next_check_].written()) {
     ++next_check_;
   }
@@ -152,7 +157,8 @@ void DiskQueue::submit(Task task) {
       if (!next_to_check(unit)) break;
     } else {
       if (!choose(unit)) break;
-      write = !records_[unit].written() || random_.below(2) == 0;
+      write =
+          !read_only() && (!records_[unit].written() || random_.below(2) == 0);
     }
     submit(unit, write);
     ++submitted;
@@ -181,7 +187,7 @@ void DiskQueue::submit(u64 unit, bool write) {
   } else {
     descriptor.flags |= Descriptor::kWrite;
     // What an earlier request left there must not pass for an answer.
-    for (u32 i = 0; i < kBlocks; ++i) blocks[i].word[0] = 0;
+    for (u32 i = 0; i < kBlocks && !read_only(); ++i) blocks[i].word[0] = 0;
   }
   ring_.push(first);
 }
@@ -189,7 +195,10 @@ void DiskQueue::submit(u64 unit, bool write) {
 void Disk::set_up(const TreeDevice& found, u32 number) {
   device_ = new (allocate(sizeof(Device), alignof(Device))) Device(found);
   device_->negotiate(kFeatureEventIndex | kFeatureQueues | kFeatureReadOnly);
-  if (device_->has(kFeatureReadOnly)) fail("a disk is read-only:", number);
+  const bool read_only = mailbox->read_only != 0;
+  if (device_->has(kFeatureReadOnly) && !read_only) {
+    fail("a disk is read-only:", number);
+  }
   count_ = 1;
   if (device_->has(kFeatureQueues)) {
     count_ = device_->config32(32) >> 16;  // num_queues, 2 bytes at 34.
@@ -204,7 +213,8 @@ void Disk::set_up(const TreeDevice& found, u32 number) {
     if (limit == 0) fail("a disk has fewer queues than it says:", i);
     new (&queues_[i]) DiskQueue;
     queues_[i].set_up({device_, number, i, count_, size / kUnitSize,
-                       mailbox->seed + number, mailbox->depth, limit});
+                       mailbox->seed + number, mailbox->depth, limit,
+                       read_only});
   }
   start();
 }

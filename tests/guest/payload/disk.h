@@ -15,7 +15,7 @@ inline constexpr u32 kUnitSize = 4096;
 
 // What a queue is to do.
 enum class Task : u8 {
-  kWork,   // Random writes and reads.
+  kWork,   // Random writes and reads, or reads alone.
   kRest,   // Nothing new.
   kCheck,  // Reads everything back that was ever written.
 };
@@ -31,13 +31,16 @@ class DiskQueue {
     u64 seed;    // What its patterns are told apart by from those of others.
     u32 depth;
     u16 limit;  // Most descriptors.
+    bool read_only;
   };
   void set_up(const Options& options);
 
   Ring& ring() { return ring_; }
   u32 in_flight() const { return slots_ - free_count_; }
   // kCheck is over.
-  bool checked() const { return next_check_ == units_ && in_flight() == 0; }
+  bool checked() const {
+    return (read_only() || next_check_ == units_) && in_flight() == 0;
+  }
 
   // The device was reset: nobody has the requests any more.
   void forget_requests();
@@ -66,6 +69,7 @@ class DiskQueue {
     u8 padding[15];
   };
 
+  bool read_only() const { return options_.read_only; }
   u64 address(u64 unit) const {
     return (unit * options_.queues + options_.index) * kUnitSize;
   }
@@ -85,7 +89,7 @@ class DiskQueue {
   u64 units_ = 0;  // Of this queue.
   u64 next_sequence_ = 1;
   u64 next_check_ = 0;
-  ctl::UnitRecord* records_ = nullptr;
+  ctl::UnitRecord* records_ = nullptr;  // Null if it only reads.
   u32 slots_ = 0;
   Slot* slot_ = nullptr;
   u32* free_ = nullptr;  // Slots that are not busy.

@@ -237,13 +237,13 @@ void Driver::submit(u32 cpu) {
   const u32 command = get(mailbox->command);
   const Task task = task_of(command);
   // In this order: nothing is submitted for what was seen before.
-  set(task_[cpu], command);
+  keep(task_[cpu], command);
   bool checked = true;
   each_queue(cpu, [task, &checked](DiskQueue& queue) {
     queue.submit(task);
     checked = checked && queue.checked();
   });
-  set(checked_[cpu], task == Task::kCheck && checked ? 1u : 0u);
+  keep(checked_[cpu], task == Task::kCheck && checked ? 1u : 0u);
   if (cpu != 0 || task != Task::kWork) return;
   for (u32 i = 0; i < nic_count_; ++i) {
     const u32 peer = nic_count_ == 2 ? 1 - i : i;

@@ -45,7 +45,9 @@ struct Mailbox {
   u64 seed;
   u32 depth;   // Requests in flight per queue.
   u32 polled;  // 1: no interrupts, the used rings are polled.
-  u64 reserved0[10];
+  // 1: disks are only read, and what they hold is not looked at.
+  u32 read_only;
+  u32 reserved0[19];
 
   // The payload writes these.
   u32 state;
@@ -67,6 +69,7 @@ struct Mailbox {
   u64 resets;             // The device asked for one (NEEDS_RESET) and got it.
   u64 in_doubt;           // Writes whose outcome a reset left unknown.
   u64 verified;           // Bytes that were read back and compared.
+  u64 received_by[16];    // Of frames_received.
   char first_fault[256];  // What is wrong with the first one; a C string.
   char failure[256];      // Why kFailed; a C string.
 };

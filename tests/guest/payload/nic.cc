@@ -117,7 +117,9 @@ void Nic::judge(const unsigned char* bytes, u32 size) {
                     frame.sender == peer_ && whole.sum() == frame.checksum &&
                     frame.number > last_received_;
   add<u64>(good ? mailbox->frames_received : mailbox->frame_faults, 1);
-  if (good) last_received_ = frame.number;
+  if (!good) return;
+  add<u64>(mailbox->received_by[number_], 1);
+  last_received_ = frame.number;
 }
 
 void Nic::send(u64 heard) {

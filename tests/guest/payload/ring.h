@@ -42,6 +42,7 @@ class Ring {
     pushed_ = kicked_ = popped_ = 0;
     for (u32 i = 0; i < size_ + 3u; ++i) available_[i] = 0;
     for (u32 i = 0; i < size_ * 4u + 3u; ++i) used_[i] = 0;
+    armed_ = true;
     disarm();
   }
 
@@ -89,20 +90,33 @@ class Ring {
   // Asks for an interrupt at the next used chain.  has_used() afterwards:
   // there may be none for that.
   void arm() {
-    if (event_index_) available_[2 + size_] = popped_;
+    armed_ = true;
+    if (event_index_) set_event(popped_);
     __atomic_store_n(&available_[0], u16{0}, __ATOMIC_RELEASE);
     fence();
   }
-  // Asks for none.  With event indices that is where it was asked for last.
+  // Asks for none.  Writes only what has to be written: the device may be
+  // looking at that line all the time, and who polls is here all the time.
   void disarm() {
-    __atomic_store_n(&available_[0], kNoInterrupt, __ATOMIC_RELEASE);
-    if (event_index_) available_[2 + size_] = static_cast<u16>(popped_ - 1);
+    if (armed_) {
+      __atomic_store_n(&available_[0], kNoInterrupt, __ATOMIC_RELEASE);
+    }
+    // With event indices it is one that is behind, until they come round.
+    constexpr u16 kFar = 0x4000;
+    if (event_index_ && (armed_ || static_cast<u16>(popped_ - event_) > kFar)) {
+      set_event(static_cast<u16>(popped_ - 1));
+    }
+    armed_ = false;
   }
 
  private:
   static constexpr u16 kNoInterrupt = 1;
   static constexpr u16 kNoNotify = 1;
 
+  void set_event(u16 event) {
+    event_ = event;
+    available_[2 + size_] = event;
+  }
   u16 used_word(u32 index) const {
     return __atomic_load_n(&used_[index], __ATOMIC_ACQUIRE);
   }
@@ -112,6 +126,8 @@ class Ring {
   u16 kicked_ = 0;  // What was pushed when wants_kick() was asked.
   u16 popped_ = 0;
   bool event_index_ = false;
+  bool armed_ = false;
+  u16 event_ = 0;  // With event indices, where an interrupt is asked for.
   Descriptor* descriptors_ = nullptr;
   u16* available_ = nullptr;
   u16* used_ = nullptr;

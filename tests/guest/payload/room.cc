@@ -22,7 +22,7 @@ u32 failing;
 }  // namespace
 
 void tell_state(State from, State to) {
-  if (move<u32>(mailbox->state, from, to)) {
+  if (get(mailbox->state) == from && move<u32>(mailbox->state, from, to)) {
     out8(kDoorbellPort, static_cast<u8>(to));
   }
 }

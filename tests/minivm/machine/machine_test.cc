@@ -90,6 +90,19 @@ TEST_F(PayloadTest, PollsADiskWithoutInterruptsAndExits) {
   EXPECT_EQ(report.interrupts, 0u);
 }
 
+TEST_F(PayloadTest, OnlyReadsIfAsked) {
+  Workload workload = small();
+  workload.read_only = true;
+  ASSERT_NO_FATAL_FAILURE(start_with_disk(queues(2), workload));
+  EXPECT_TRUE(requests_grow_by(500));
+  const WorkloadReport report = end();
+  EXPECT_EQ(report.state, "ended") << report.failure;
+  EXPECT_EQ(report.total_faults(), 0u) << report.first_fault << report.failure;
+  EXPECT_GE(report.reads, 500u);
+  EXPECT_EQ(report.writes, 0u);
+  EXPECT_EQ(report.verified, 0u);
+}
+
 TEST_F(PayloadTest, DrivesManyQueuesOnTwoVcpus) {
   ASSERT_NO_FATAL_FAILURE(start_with_disk(queues(4), small(), 2));
   EXPECT_TRUE(requests_grow_by(500));

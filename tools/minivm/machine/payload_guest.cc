@@ -171,6 +171,7 @@ void PayloadGuest::init_mailbox() {
   mailbox_->seed = workload_.seed;
   mailbox_->depth = workload_.depth;
   mailbox_->polled = workload_.polled ? 1 : 0;
+  mailbox_->read_only = workload_.read_only ? 1 : 0;
 }
 
 absl::Status PayloadGuest::start(absl::AnyInvocable<void()> ended) {
@@ -336,6 +337,11 @@ WorkloadReport PayloadGuest::report() const {
   report.frames_sent = get(box.frames_sent);
   report.frames_received = get(box.frames_received);
   report.frame_faults = get(box.frame_faults);
+  const size_t nets =
+      std::min<size_t>(get(box.nets), std::size(box.received_by));
+  for (size_t i = 0; i < nets; ++i) {
+    report.received_by[absl::StrCat("net", i)] = get(box.received_by[i]);
+  }
   report.failed_requests = get(box.failed_requests);
   report.resets = get(box.resets);
   report.in_doubt = get(box.in_doubt);
