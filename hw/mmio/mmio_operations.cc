@@ -135,8 +135,9 @@ bool VirtioMmio::Impl::may_begin(Work work) const {
 
 // None or one; `moot` gets the writes that a reset makes so.
 VirtioMmio::Impl::Operations VirtioMmio::Impl::take_next(Callbacks& moot) {
-  const auto first = [this](auto wanted) {
-    return std::find_if(waiting_.begin(), waiting_.end(),
+  std::deque<Operation>& waiting = waiting_;  // For lambdas, under the lock.
+  const auto first = [&waiting](auto wanted) {
+    return std::find_if(waiting.begin(), waiting.end(),
                         [&](const auto& op) { return wanted(op.work); });
   };
   const auto is_pause = [](Work work) {
