@@ -133,20 +133,23 @@ bool VirtioMmio::Impl::may_begin(Work work) const {
   });
 }
 
+std::deque<VirtioMmio::Impl::Operation>::iterator VirtioMmio::Impl::find(
+    std::deque<Operation>& operations, bool (*wanted)(Work)) {
+  return std::find_if(
+      operations.begin(), operations.end(),
+      [wanted](const Operation& operation) { return wanted(operation.work); });
+}
+
 // None or one; `moot` gets the writes that a reset makes so.
 VirtioMmio::Impl::Operations VirtioMmio::Impl::take_next(Callbacks& moot) {
-  const auto first = [this](auto wanted) {
-    return std::find_if(waiting_.begin(), waiting_.end(),
-                        [&](const auto& op) { return wanted(op.work); });
-  };
   const auto is_pause = [](Work work) {
     return work == Work::kPause || work == Work::kResume;
   };
-  auto next = first([](Work work) { return work == Work::kReset; });
+  auto next = find(waiting_, [](Work work) { return work == Work::kReset; });
   // A held reset may take for ever; only pauses do not wait for it.
-  if (!held_.ok()) next = first(is_pause);
+  if (!held_.ok()) next = find(waiting_, is_pause);
   if (next == waiting_.end()) {
-    next = first([](Work work) { return !is_guests(work); });
+    next = find(waiting_, [](Work work) { return !is_guests(work); });
   }
   if (next == waiting_.end()) next = waiting_.begin();
   Operations taken;

@@ -97,6 +97,8 @@ class VirtioMmio::Impl : public std::enable_shared_from_this<Impl> {
   static Work work_of(const MmioAction& action);
   static bool is_guests(Work work);
   static std::string name_of(const Operation& operation);
+  static std::deque<Operation>::iterator find(std::deque<Operation>& operations,
+                                              bool (*wanted)(Work));
 
   // mmio_operations.cc: what is done when, and asked of whom.
   void push(Operation operation);

@@ -340,7 +340,7 @@ class Config : public Registers {
 };
 
 TEST_F(Config, IsReadByOneTwoFourOrEightBytes) {
-  for (const size_t size : {1, 2, 4, 8}) {
+  for (const size_t size : {1u, 2u, 4u, 8u}) {
     const auto at = static_cast<std::ptrdiff_t>(size);
     EXPECT_EQ(read_bytes(1, size),
               std::vector(bytes.begin() + 1, bytes.begin() + 1 + at));
@@ -368,7 +368,7 @@ TEST_F(Config, HasANewGenerationWhenSomethingDiffers) {
 
 TEST_F(Config, IsWrittenByOneTwoFourOrEightBytes) {
   negotiate();
-  for (const size_t size : {1, 2, 4, 8}) {
+  for (const size_t size : {1u, 2u, 4u, 8u}) {
     const MmioAction action =
         registers.write(mmio::kConfig + 3, std::span(bytes).first(size));
     EXPECT_EQ(action.kind, Kind::kWriteConfig);
