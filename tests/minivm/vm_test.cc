@@ -1,98 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Vm without its program: two of them in one process, on one loop.
-#include "tools/minivm/vm.h"
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <chrono>
-#include <functional>
 #include <memory>
 #include <string>
-#include <utility>
 
-#include "tests/peers/process.h"
-#include "tools/minivm/main_loop.h"
-#include "vhostdev/testing/model_backend.h"
-#include "vhostdev/testing/model_blk.h"
-#include "vhostdev/testing/model_net.h"
+#include "tests/minivm/vm_fixture.h"
 
 namespace vhost::minivm {
 namespace {
 
 using ::testing::HasSubstr;
 
-constexpr Duration kPatience = std::chrono::seconds(60);
-constexpr uint64_t kDiskSize = uint64_t{4} << 20;
-
-// A disk in memory behind a socket.
-class Disk {
- public:
-  explicit Disk(const std::string& socket, testing::ModelOptions options = {})
-      : disk_(*testing::ModelBlk::on_memory(kDiskSize)),
-        backend_(disk_.get(), std::move(options)) {
-    EXPECT_TRUE(backend_.listen_on(socket).ok());
-    EXPECT_TRUE(backend_.start_thread().ok());
-  }
-
- private:
-  std::unique_ptr<testing::ModelBlk> disk_;
-  testing::ModelBackend backend_;
-};
-
-class MinivmVm : public ::testing::Test {
- protected:
-  void SetUp() override { main_ = *MainLoop::create(); }
-
-  RunOptions options(const std::string& socket) const {
-    RunOptions out;
-    out.memory = uint64_t{8} << 20;
-    out.guest = GuestKind::kDriver;
-    out.devices.resize(1);
-    out.devices[0].path = socket;
-    out.workload.depth = 4;
-    return out;
-  }
-
-  std::unique_ptr<Vm> make(const RunOptions& options) {
-    absl::StatusOr<std::unique_ptr<Vm>> vm = Vm::create(main_->loop(), options);
-    EXPECT_TRUE(vm.ok()) << vm.status();
-    return vm.ok() ? *std::move(vm) : nullptr;
-  }
-
-  bool turn_until(const std::function<bool()>& condition) {
-    bool late = false;
-    const auto limit = main_->loop().timer(main_->loop().now() + kPatience,
-                                           [&late] { late = true; });
-    const std::function<void()> tick = [&] {
-      tick_ = main_->loop().timer(
-          main_->loop().now() + std::chrono::milliseconds(5), tick);
-    };
-    tick();
-    while (!condition() && !late) {
-      EXPECT_TRUE(main_->turn().ok());
-    }
-    tick_ = nullptr;
-    return !late;
-  }
-
-  // What `verb` is answered.
-  absl::StatusOr<ctl::Json> ask(Vm& vm, const Request& request) {
-    absl::StatusOr<ctl::Json> out = absl::UnknownError("no answer");
-    bool answered = false;
-    vm.handle(request, [&](absl::StatusOr<ctl::Json> answer) {
-      out = std::move(answer);
-      answered = true;
-    });
-    EXPECT_TRUE(turn_until([&] { return answered; }));
-    return out;
-  }
-
-  testing::TempDir dir_;
-  std::unique_ptr<MainLoop> main_;
-  std::unique_ptr<EventLoop::Timer> tick_;
-};
+class MinivmVm : public VmFixture {};
 
 TEST_F(MinivmVm, IsOneOfTwoInAProcess) {
   const Disk disk_a(dir_.file("a"));
@@ -123,26 +46,8 @@ TEST_F(MinivmVm, IsOneOfTwoInAProcess) {
 }
 
 TEST_F(MinivmVm, SendsFramesFromOneNetToAnother) {
-  testing::ModelNet near;
-  testing::ModelNet far;
-  testing::ModelNet::join(near, far);
-  testing::ModelOptions two_queues;
-  two_queues.queues = 2;
-  testing::ModelBackend near_end(&near, two_queues);
-  testing::ModelBackend far_end(&far, two_queues);
-  RunOptions nets = options(dir_.file("near"));
-  nets.devices.resize(2);
-  nets.devices[1].path = dir_.file("far");
-  for (DeviceOptions& device : nets.devices) {
-    device.net = true;
-    device.queues = 2;
-  }
-  ASSERT_TRUE(near_end.listen_on(dir_.file("near")).ok());
-  ASSERT_TRUE(near_end.start_thread().ok());
-  ASSERT_TRUE(far_end.listen_on(dir_.file("far")).ok());
-  ASSERT_TRUE(far_end.start_thread().ok());
-
-  const std::unique_ptr<Vm> vm = make(nets);
+  Nets nets(dir_.file("near"), dir_.file("far"));
+  const std::unique_ptr<Vm> vm = make(nets_options());
   ASSERT_NE(vm, nullptr);
   bool ended = false;
   vm->start([&] { ended = true; });
@@ -157,7 +62,7 @@ TEST_F(MinivmVm, SendsFramesFromOneNetToAnother) {
   ASSERT_TRUE(turn_until([&] { return ended; }));
   vm->close();
   EXPECT_EQ(vm->report().total_faults(), 0u) << vm->report().failure;
-  EXPECT_GE(near.counters().from_guest, 500u);
+  EXPECT_GE(nets.near().counters().from_guest, 500u);
 }
 
 TEST_F(MinivmVm, RefusesMemoryThatABackEndHasNoSlotFor) {
