@@ -233,11 +233,21 @@ void Driver::wait(u32 seen) {
   if (arm_all()) wait_for_interrupt(seen);
 }
 
+// What minivm wants now.  Whoever looks at task_ later knows what this vCPU
+// goes by: a command that is not there any more when it is noted would be
+// followed behind the back of those who found all vCPUs agreed on the next.
+u32 Driver::follow_command(u32 cpu) {
+  for (;;) {
+    const u32 command = get(mailbox->command);
+    keep(task_[cpu], command);
+    if (get(mailbox->command) == command) return command;
+  }
+}
+
 void Driver::submit(u32 cpu) {
-  const u32 command = get(mailbox->command);
-  const Task task = task_of(command);
-  // In this order: nothing is submitted for what was seen before.
-  keep(task_[cpu], command);
+  const Task task = task_of(follow_command(cpu));
+  // Before anything is in flight.
+  if (task == Task::kWork) tell_state(kHeld, kRunning);
   bool checked = true;
   each_queue(cpu, [task, &checked](DiskQueue& queue) {
     queue.submit(task);
@@ -263,7 +273,6 @@ void Driver::answer() {
   const bool quiet = get(mailbox->in_flight) == 0;
   switch (command) {
     case kRun:
-      tell_state(kHeld, kRunning);
       return;
     case kHold:
       if (quiet) tell_state(kRunning, kHeld);
