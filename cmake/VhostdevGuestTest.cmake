@@ -7,15 +7,17 @@
 set(_vhostdev_first_use 600)
 
 # vhostdev_guest_run(NAME <test> BINARY <target> [MODULES <module>...]
-#                    [MEMORY <MiB>] [TIMEOUT <seconds>] [FILTER <tests>])
+#                    [PROGRAMS <target or path>...] [MEMORY <MiB>]
+#                    [TIMEOUT <seconds>] [FILTER <tests>])
 #
 # A ctest <test> (label guest) that runs a gtest binary in the guest, or those
-# of its tests that FILTER chooses, with the modules loaded.  It fails if a
+# of its tests that FILTER chooses, with the modules loaded, and PROGRAMS in the
+# guest's /bin.  It fails if a
 # test in it fails or there are none; it is skipped, with the reason, where
 # there can be no guest.  A build with sanitizers has no such ctest.
 function(vhostdev_guest_run)
   cmake_parse_arguments(PARSE_ARGV 0 ARG ""
-                        "NAME;BINARY;MEMORY;TIMEOUT;FILTER" "MODULES")
+                        "NAME;BINARY;MEMORY;TIMEOUT;FILTER" "MODULES;PROGRAMS")
   if(ARG_UNPARSED_ARGUMENTS)
     message(
       FATAL_ERROR "vhostdev_guest_run ${ARG_NAME}: ${ARG_UNPARSED_ARGUMENTS}?")
@@ -33,9 +35,16 @@ function(vhostdev_guest_run)
     return()
   endif()
   list(JOIN ARG_MODULES " " modules)
+  set(programs)
+  foreach(program IN LISTS ARG_PROGRAMS)
+    if(TARGET ${program})
+      set(program $<TARGET_FILE:${program}>)
+    endif()
+    list(APPEND programs -p ${program})
+  endforeach()
   add_test(NAME ${ARG_NAME}
            COMMAND ${PROJECT_SOURCE_DIR}/tests/guest/run-in-guest -m "${modules}"
-                   -r ${ARG_MEMORY} -t ${ARG_TIMEOUT} $<TARGET_FILE:${ARG_BINARY}>
+                   ${programs} -r ${ARG_MEMORY} -t ${ARG_TIMEOUT} $<TARGET_FILE:${ARG_BINARY}>
                    --gtest_filter=${ARG_FILTER})
   _vhostdev_guest_properties(${ARG_NAME} ${ARG_TIMEOUT})
   set_tests_properties(${ARG_NAME} PROPERTIES FAIL_REGULAR_EXPRESSION

@@ -52,6 +52,11 @@ class HowItEnds(unittest.TestCase):
                          ["/dev/vhost-net", "/dev/vhost-vdpa-0",
                           "/dev/vhost-vdpa-1"])
 
+    def test_other_programs_can_be_run_there(self):
+        result = run("-p", PROBE, "/bin/sh", "-c", "guest_probe devices; echo $?")
+        self.assertEqual((result.returncode, result.stdout, result.stderr),
+                         (0, b"1\n", b""))
+
     def test_a_signal_is_128_and_its_number(self):
         result = run(PROBE, "signal")
         self.assertEqual((result.returncode, result.stdout, result.stderr),

@@ -1,13 +1,14 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# initrd.sh KERNEL WORK MODULES BIN [ARGUMENT...]: makes WORK/initrd, for the
-# kernel in the folder KERNEL: BIN with its libraries, MODULES with what they
-# need, busybox and init.  Arguments reach BIN unchanged.
+# initrd.sh KERNEL WORK MODULES PROGRAMS BIN [ARGUMENT...]: makes WORK/initrd,
+# for the kernel in the folder KERNEL: BIN and PROGRAMS, one a line, with their
+# libraries, MODULES with what they need, busybox and init.  Arguments reach BIN
+# unchanged.
 set -euo pipefail
 here=$(dirname "$(realpath "$0")")
-kernel=$1 work=$2 modules=$3 binary=$4
-shift 4
+kernel=$1 work=$2 modules=$3 programs=$4 binary=$5
+shift 5
 version=$(<"$kernel/version")
 root=$work/root
 mkdir -p "$root"/{bin,dev,proc,sys,tmp,run/modules}
@@ -58,6 +59,9 @@ if ((${#devices[@]})); then
   vdpa=$(command -v vdpa) || fail "vdpa (iproute2) is not installed"
   add_program "$vdpa" /bin/vdpa
 fi
+while read -r program; do
+  [[ -z $program ]] || add_program "$program" "/bin/$(basename "$program")"
+done <<<"$programs"
 add_program "$binary" /run/bin
 install -m 755 "$kernel/busybox" "$root/bin/busybox"
 install -m 755 "$here/init" "$root/init"
