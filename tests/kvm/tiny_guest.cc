@@ -142,6 +142,10 @@ absl::Status TinyGuest::set_up() {
   if (!kvm_.valid()) {
     return absl::UnavailableError(failed("/dev/kvm").message());
   }
+  // One machine more, for as long as the tests run.  With the last one KVM
+  // switches the processors' extensions off, and an emulated computer may
+  // freeze when that happens too often.
+  static const UniqueFd kept(::ioctl(kvm_.get(), KVM_CREATE_VM, 0));
   vm_ = UniqueFd(::ioctl(kvm_.get(), KVM_CREATE_VM, 0));
   if (!vm_.valid()) return failed("KVM_CREATE_VM");
   if (::ioctl(vm_.get(), KVM_CREATE_IRQCHIP, 0) != 0) {
