@@ -188,9 +188,9 @@ TEST_P(TwoVms, LoseTheirOwnDevices) {
 INSTANTIATE_TEST_SUITE_P(Guests, TwoVms,
                          ::testing::Values(GuestKind::kDriver,
                                            GuestKind::kPayload),
-                         [](const ::testing::TestParamInfo<GuestKind>& info) {
-                           return info.param == GuestKind::kDriver ? "Driver"
-                                                                   : "Payload";
+                         [](const ::testing::TestParamInfo<GuestKind>& one) {
+                           return one.param == GuestKind::kDriver ? "Driver"
+                                                                  : "Payload";
                          });
 
 }  // namespace
