@@ -162,6 +162,8 @@ bool Driver::look_at_nic(u32 index, bool tick) {
   bool wants_restart = false;
   Nic& nic = nics_[index];
   if (tick) nic.give_up_on_missing();
+  // Where nothing arrives any more, a tick is what brings this about.
+  const bool sent = nic.reap_sent() != 0;
   const auto reap = [&nic] {
     nic.receive_ring().disarm();
     return nic.reap();
@@ -170,7 +172,7 @@ bool Driver::look_at_nic(u32 index, bool tick) {
   Attention& attention = nic_attention_[index];
   const bool busy =
       attend(attention, nic.device(), tick, wants_restart, reap, has_used);
-  if (!wants_restart) return busy;
+  if (!wants_restart) return busy || sent;
   restart(attention, nullptr, &nic);
   return true;
 }
@@ -233,11 +235,21 @@ void Driver::wait(u32 seen) {
   if (arm_all()) wait_for_interrupt(seen);
 }
 
+// What minivm wants now.  Whoever looks at task_ later knows what this vCPU
+// goes by: a command that is not there any more when it is noted would be
+// followed behind the back of those who found all vCPUs agreed on the next.
+u32 Driver::follow_command(u32 cpu) {
+  for (;;) {
+    const u32 command = get(mailbox->command);
+    set(task_[cpu], command);
+    if (get(mailbox->command) == command) return command;
+  }
+}
+
 void Driver::submit(u32 cpu) {
-  const u32 command = get(mailbox->command);
-  const Task task = task_of(command);
-  // In this order: nothing is submitted for what was seen before.
-  set(task_[cpu], command);
+  const Task task = task_of(follow_command(cpu));
+  // Before anything is in flight.
+  if (task == Task::kWork) tell_state(kHeld, kRunning);
   bool checked = true;
   each_queue(cpu, [task, &checked](DiskQueue& queue) {
     queue.submit(task);
@@ -263,7 +275,6 @@ void Driver::answer() {
   const bool quiet = get(mailbox->in_flight) == 0;
   switch (command) {
     case kRun:
-      tell_state(kHeld, kRunning);
       return;
     case kHold:
       if (quiet) tell_state(kRunning, kHeld);

@@ -48,6 +48,7 @@ class Driver {
   // Whether all devices are armed and there is nothing in any ring.
   bool arm_all();
 
+  u32 follow_command(u32 cpu);
   void submit(u32 cpu);
   // Tells minivm what a command came to, when all vCPUs have seen it.
   void answer();

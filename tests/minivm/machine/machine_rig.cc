@@ -35,7 +35,7 @@ std::vector<std::byte> make_tree(const TreeParts& parts) {
   fdt_setprop_u32(fdt, 0, "#address-cells", 2);
   fdt_setprop_u32(fdt, 0, "#size-cells", 2);
   if (parts.mailbox) {
-    const int mailbox = fdt_add_subnode(fdt, 0, "mailbox");
+    const int mailbox = fdt_add_subnode(fdt, 0, "mailbox@90000");
     fdt_setprop_string(fdt, mailbox, "compatible", "vhostdev,mailbox");
     set_reg(fdt, mailbox, kMailboxGpa, 4096);
   }

@@ -83,11 +83,12 @@ TEST_F(PayloadTest, PollsADiskWithoutInterruptsAndExits) {
   ASSERT_NO_FATAL_FAILURE(start_with_disk(queues(2), workload));
   ASSERT_TRUE(requests_grow_by(50));
   const uint64_t exits = guest_->exits();
+  // A device that starts may interrupt once, for what came before.
+  const uint64_t interrupts = guest_->report().interrupts;
   EXPECT_TRUE(requests_grow_by(500));
   EXPECT_EQ(guest_->exits(), exits);
-  const WorkloadReport report = end();
-  expect_good_end(report);
-  EXPECT_EQ(report.interrupts, 0u);
+  EXPECT_EQ(guest_->report().interrupts, interrupts);
+  expect_good_end(end());
 }
 
 TEST_F(PayloadTest, DrivesManyQueuesOnTwoVcpus) {
