@@ -81,8 +81,8 @@ _vhostdev_pc_modules(vhostdev_pc_private ${VHOSTDEV_ABSL_PRIVATE})
 if(VHOSTDEV_GLIB)
   string(APPEND vhostdev_pc_private ", glib-2.0")
 endif()
-# libfdt has no pkg-config file.
-set(vhostdev_pc_libs ${CMAKE_THREAD_LIBS_INIT})
+# libfdt has no pkg-config file of its own.
+set(vhostdev_pc_libs "${CMAKE_THREAD_LIBS_INIT}")
 if(VHOSTDEV_FDT)
   string(APPEND vhostdev_pc_libs " -lfdt")
 endif()

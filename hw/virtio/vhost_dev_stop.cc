@@ -81,25 +81,32 @@ void VhostDev::Impl::stop_queue(QueueIndex vq, Completion done) {
 
 Task VhostDev::Impl::stop_task(StopReason reason) {
   const MonotonicTime deadline = after(options_.drain_timeout);
+  // What an earlier stop, of the device or of a queue, could not confirm is
+  // looked at again.
+  const auto unsettled = [this] {
+    std::vector<QueueIndex> queues;
+    for (const Queue& queue : queues_) {
+      if (queue.undrained || queue.unconfirmed) queues.push_back(queue.index);
+    }
+    return queues;
+  };
   absl::Status status;
   if (state() == DeviceState::kBroken) {
     status = absl::UnavailableError(broken_status_.message());
     // It waited for the start that was lost.
     if (!waiting_start_.has_value()) wants_run_ = false;
   } else if (state() == DeviceState::kReady) {
-    // What an earlier stop could not confirm is looked at again.
-    std::vector<QueueIndex> undrained;
-    for (const Queue& queue : queues_) {
-      if (queue.undrained || queue.unconfirmed)
-        undrained.push_back(queue.index);
-    }
-    Task drained = drain(std::move(undrained), deadline);
+    Task drained = drain(unsettled(), deadline);
     status = co_await drained;
   } else {
     status = life_.move_to(DeviceState::kStopping);
     const std::vector<QueueIndex> stopped = started_queues();
     Task back = take_back(stopped, deadline);
     if (status.ok()) status = co_await back;
+    if (status.ok()) {
+      Task drained = drain(unsettled(), deadline);
+      status = co_await drained;
+    }
     if (status.ok() && !forgets_positions(reason)) {
       status = check_positions(stopped);
     }

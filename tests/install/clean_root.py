@@ -79,7 +79,8 @@ class CleanRoot:
             if len(description) < 3 or not field(deb, "Section"):
                 fail(f"{name} does not say what it is")
         shared = field(self.deb(PACKAGES[0]), "Depends")
-        if "libglib2.0-0" not in shared or "-dev" in shared:
+        needed = ("libglib2.0-0", "libfdt1")
+        if any(name not in shared for name in needed) or "-dev" in shared:
             fail(f"{PACKAGES[0]} depends on {shared}")
 
     def wanted(self):

@@ -49,7 +49,7 @@ TEST(MinivmRequest, ThatMakesNoSenseIsRefusedByName) {
   EXPECT_THAT(error_of("{} {}"), HasSubstr("not one object"));
   EXPECT_THAT(error_of("{}"), HasSubstr("\"command\" is not a text"));
   EXPECT_THAT(error_of(R"({"command":7})"), HasSubstr("not a text"));
-  EXPECT_THAT(error_of(R"({"command":"fly\u0007"})"), HasSubstr("fly\\007"));
+  EXPECT_THAT(error_of(R"({"command":"fly\u0007"})"), HasSubstr("fly\\x07"));
   EXPECT_THAT(error_of(R"({"command":"pause","devices":1})"),
               HasSubstr("true or false"));
   EXPECT_THAT(error_of(R"({"command":"add-memory"})"),

@@ -1,55 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Vm without its program: two of them in one process, on one loop.
-#include "tools/minivm/vm.h"
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <chrono>
 #include <memory>
 #include <string>
-#include <utility>
 
-#include "tests/minivm/vm_rig.h"
-#include "vhostdev/testing/model_backend.h"
-#include "vhostdev/testing/model_blk.h"
-#include "vhostdev/testing/model_net.h"
+#include "tests/minivm/vm_fixture.h"
 
 namespace vhost::minivm {
 namespace {
 
 using ::testing::HasSubstr;
 
-constexpr uint64_t kDiskSize = uint64_t{4} << 20;
-
-// A disk in memory behind a socket.
-class Disk {
- public:
-  explicit Disk(const std::string& socket, testing::ModelOptions options = {})
-      : disk_(*testing::ModelBlk::on_memory(kDiskSize)),
-        backend_(disk_.get(), std::move(options)) {
-    EXPECT_TRUE(backend_.listen_on(socket).ok());
-    EXPECT_TRUE(backend_.start_thread().ok());
-  }
-
- private:
-  std::unique_ptr<testing::ModelBlk> disk_;
-  testing::ModelBackend backend_;
-};
-
-class MinivmVm : public VmRig {
- protected:
-  RunOptions options(const std::string& socket) const {
-    RunOptions out;
-    out.memory = uint64_t{8} << 20;
-    out.guest = GuestKind::kDriver;
-    out.devices.resize(1);
-    out.devices[0].path = socket;
-    out.workload.depth = 4;
-    return out;
-  }
-};
+class MinivmVm : public VmFixture {};
 
 TEST_F(MinivmVm, IsOneOfTwoInAProcess) {
   const Disk disk_a(dir_.file("a"));
@@ -80,26 +46,8 @@ TEST_F(MinivmVm, IsOneOfTwoInAProcess) {
 }
 
 TEST_F(MinivmVm, SendsFramesFromOneNetToAnother) {
-  testing::ModelNet near;
-  testing::ModelNet far;
-  testing::ModelNet::join(near, far);
-  testing::ModelOptions two_queues;
-  two_queues.queues = 2;
-  testing::ModelBackend near_end(&near, two_queues);
-  testing::ModelBackend far_end(&far, two_queues);
-  RunOptions nets = options(dir_.file("near"));
-  nets.devices.resize(2);
-  nets.devices[1].path = dir_.file("far");
-  for (DeviceOptions& device : nets.devices) {
-    device.net = true;
-    device.queues = 2;
-  }
-  ASSERT_TRUE(near_end.listen_on(dir_.file("near")).ok());
-  ASSERT_TRUE(near_end.start_thread().ok());
-  ASSERT_TRUE(far_end.listen_on(dir_.file("far")).ok());
-  ASSERT_TRUE(far_end.start_thread().ok());
-
-  const std::unique_ptr<Vm> vm = make(nets);
+  Nets nets(dir_.file("near"), dir_.file("far"));
+  const std::unique_ptr<Vm> vm = make(nets_options());
   ASSERT_NE(vm, nullptr);
   bool ended = false;
   vm->start([&] { ended = true; });
@@ -114,7 +62,7 @@ TEST_F(MinivmVm, SendsFramesFromOneNetToAnother) {
   ASSERT_TRUE(turn_until([&] { return ended; }));
   vm->close();
   EXPECT_EQ(vm->report().total_faults(), 0u) << vm->report().failure;
-  EXPECT_GE(near.counters().from_guest, 500u);
+  EXPECT_GE(nets.near().counters().from_guest, 500u);
 }
 
 TEST_F(MinivmVm, RefusesMemoryThatABackEndHasNoSlotFor) {

@@ -34,12 +34,17 @@ struct MmioDevice {
     ops = fake.get();
     journal = fake->shared_journal;
     ops->backend.config.resize(dev_options.config_size);
+    if (dev_options.config_size > 4) ops->backend.config[4] = std::byte{7};
     dev =
         std::make_unique<VhostDev>(context, std::move(fake), transport, binding,
                                    transport, nullptr, std::move(dev_options));
     operations = make_transport_operations(*dev);
     transport.attach(operations.get());
   }
+
+  ~MmioDevice() { EXPECT_THAT(ops->misuse, ::testing::IsEmpty()); }
+  MmioDevice(const MmioDevice&) = delete;
+  MmioDevice& operator=(const MmioDevice&) = delete;
 
   VirtioMmio::Options with_hooks(VirtioMmio::Options options) {
     options.interrupt = [this] { ++interrupts; };

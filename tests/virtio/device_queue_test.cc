@@ -40,6 +40,33 @@ TEST_F(Queues, OneStopsWhileTheOtherRuns) {
   EXPECT_EQ(dev->state(), DeviceState::kRunning);
 }
 
+// A guest that resets the device next gets its memory back when that is over.
+TEST_F(Queues, OneThatDidNotDrainIsLookedAtAgainByAStop) {
+  VhostDev::Options options = options_for();
+  options.drain_timeout = std::chrono::milliseconds(10);
+  make_running(testing::like_vhost_user(), std::move(options));
+  set_base(kVq1, 1);
+  const auto stop_slowly = [&](absl::FunctionRef<void(Completion)> operation) {
+    Outcome outcome;
+    operation(outcome.completion());
+    for (int i = 0; i < 30; ++i) loop.advance(std::chrono::milliseconds(1));
+    return outcome;
+  };
+  const auto reset = [&](Completion done) {
+    dev->stop(StopReason::kGuestReset, std::move(done));
+  };
+
+  EXPECT_THAT(stop_slowly([&](Completion done) {
+                dev->stop_queue(kVq1, std::move(done));
+              }).message(),
+              HasSubstr("vq 1: 1 requests not drained"));
+  EXPECT_THAT(stop_slowly(reset).message(),
+              HasSubstr("vq 1: 1 requests not drained"));
+
+  set_indexes(kVq1, 1, 1);
+  EXPECT_TRUE(stop_slowly(reset).status().ok());
+}
+
 TEST_F(Queues, OneThatWasResetStartsAnew) {
   make_running();
   set_base(kVq1, 9);

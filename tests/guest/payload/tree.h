@@ -71,8 +71,8 @@ class TreeReader {
   // Whether the strings, each with a 0 behind it, have `wanted` among them.
   static bool has(Bytes strings, const char* wanted);
   static bool is(const char* text, const char* wanted);
-  // Whether a node's name, without its unit address, is `wanted`.
-  static bool is_named(const char* text, const char* wanted);
+  // The same for a node's name, with a unit address ("@90000") or without.
+  static bool is_node(const char* text, const char* wanted);
 
   const char* header();
   // One token: moves on, and does what it says.
@@ -107,7 +107,7 @@ inline bool TreeReader::is(const char* text, const char* wanted) {
   return *text == *wanted;
 }
 
-inline bool TreeReader::is_named(const char* text, const char* wanted) {
+inline bool TreeReader::is_node(const char* text, const char* wanted) {
   while (*text != 0 && *text == *wanted) {
     ++text;
     ++wanted;
@@ -196,7 +196,7 @@ inline const char* TreeReader::begin_node(TreeFacts& out) {
   Node& node = nodes_[depth_++];
   node = Node{};
   const char* called = reinterpret_cast<const char*>(bytes_ + begin);
-  node.mailbox = depth_ == 2 && is_named(called, "mailbox");
+  node.mailbox = depth_ == 2 && is_node(called, "mailbox");
   return nullptr;
 }
 

@@ -35,7 +35,7 @@ std::vector<std::byte> make_tree(const TreeParts& parts) {
   fdt_setprop_u32(fdt, 0, "#address-cells", 2);
   fdt_setprop_u32(fdt, 0, "#size-cells", 2);
   if (parts.mailbox) {
-    const int mailbox = fdt_add_subnode(fdt, 0, "mailbox");
+    const int mailbox = fdt_add_subnode(fdt, 0, "mailbox@90000");
     fdt_setprop_string(fdt, mailbox, "compatible", "vhostdev,mailbox");
     set_reg(fdt, mailbox, kMailboxGpa, 4096);
   }
@@ -148,6 +148,7 @@ MachineRig::Disk::Disk(MachineRig& rig, uint32_t number,
   KvmNotifiers::Options binding;
   binding.notify_gpa = device_gpa(number) + kMmioQueueNotifyOffset;
   binding.gsi = kDeviceGsis[number];
+  binding.irqfd = options.irqfd;
   auto notifiers =
       KvmNotifiers::create(rig.machine_->vm(), *rig.loop_, binding);
   EXPECT_TRUE(notifiers.ok()) << notifiers.status();
@@ -165,6 +166,7 @@ MachineRig::Disk::Disk(MachineRig& rig, uint32_t number,
   VhostDev::Options device;
   device.queues = QueueMap::identity(options.queues);
   device.config_size = config;
+  device.mask_mode = options.mask_mode;
   dev_ = std::make_unique<VhostDev>(
       rig.context_, make_vhost_user_ops(ConnectTo{socket_}), *transport_,
       *notifiers_, *transport_, nullptr, std::move(device));

@@ -43,6 +43,8 @@ class MachineRig : public ::testing::Test {
     uint64_t size = uint64_t{8} << 20;  // Bytes.
     uint16_t queues = 1;
     std::optional<ctl::BlockFault> fault;
+    MaskMode mask_mode = MaskMode::kLocal;
+    bool irqfd = true;
   };
   // A disk, its back-end on a thread, and what is between it and the guest.
   class Disk;

@@ -64,6 +64,19 @@ TEST(PayloadTree, TellsWhatIsThere) {
   EXPECT_FALSE(facts.devices[1].has_line);
 }
 
+TEST(PayloadTree, FindsAMailboxWithoutUnitAddressAndNoOtherNode) {
+  TreeBytes tree;
+  tree.begin("");
+  tree.begin("mailboxes").string("compatible", "vhostdev,mailbox");
+  tree.words("reg", {0, 0x1000, 4096}).end();
+  tree.begin("mailbox").string("compatible", "vhostdev,mailbox");
+  tree.words("reg", {0, 0x2000, 4096}).end();
+  tree.end();
+  TreeFacts facts;
+  ASSERT_EQ(read(tree.bytes(), facts), "");
+  EXPECT_EQ(facts.mailbox.address, 0x2000u);
+}
+
 TEST(PayloadTree, FollowsTheCellsOfAParent) {
   TreeBytes tree;
   tree.begin("").begin("soc").words("#address-cells", {1});
