@@ -27,6 +27,7 @@
 #include <vector>
 
 #include "absl/functional/function_ref.h"
+#include "absl/strings/str_cat.h"
 #include "tests/bench/bare_blk.h"
 #include "tests/bench/instant_backend.h"
 #include "tools/minivm/main_loop.h"
@@ -112,11 +113,9 @@ class GuestReads {
   void end() {
     backend_->resume();
     vm_->finish();
-    turn_until([this] { return ended_; });
+    turn_until([this] { return ended_; }, /*may_end=*/true);
     vm_->close();
-    const minivm::WorkloadReport report = vm_->report();
-    if (report.total_faults() == 0 && report.state == "ended") return;
-    check(absl::DataLossError(report.failure + report.first_fault), "guest");
+    expect_good();
   }
 
  private:
@@ -138,7 +137,7 @@ class GuestReads {
 
   void start() {
     vm_->start([this] { ended_ = true; });
-    turn_until([this] { return ended_ || vm_->report().reads > 0; });
+    turn_until([this] { return vm_->report().reads > 0; });
     set_running(false);
   }
 
@@ -160,15 +159,27 @@ class GuestReads {
     turn_until([&] { return vm_->report().reads != before; });
   }
 
-  void turn_until(absl::FunctionRef<bool()> condition) {
+  void expect_good() const {
+    const minivm::WorkloadReport report = vm_->report();
+    if (report.total_faults() == 0 && report.state == "ended") return;
+    check(absl::DataLossError(absl::StrCat(report.state, ": ", report.failure,
+                                           report.first_fault)),
+          "guest");
+  }
+
+  void turn_until(absl::FunctionRef<bool()> condition, bool may_end = false) {
     const auto end = std::chrono::steady_clock::now() + kPatience;
     while (!condition()) {
       // What the guest writes to its memory wakes nobody.
       const auto tick = main_->loop().timer(
           main_->loop().now() + std::chrono::milliseconds(1), [] {});
       check(main_->turn(), "event loop");
+      if (ended_ && !may_end) {
+        expect_good();
+        check(absl::InternalError("it ended by itself"), "guest");
+      }
       if (std::chrono::steady_clock::now() > end) {
-        check(absl::DeadlineExceededError(vm_->report().failure), "guest");
+        check(absl::DeadlineExceededError(vm_->report().state), "guest");
       }
     }
   }

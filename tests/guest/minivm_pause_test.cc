@@ -8,12 +8,12 @@
 #include <memory>
 #include <string>
 
-#include "tests/minivm/vm_rig.h"
+#include "tests/minivm/vm_fixture.h"
 
 namespace vhost::minivm {
 namespace {
 
-class MinivmOverTheKernel : public VmRig {
+class MinivmOverTheKernel : public VmFixture {
  protected:
   static RunOptions options(bool net, BackendKind backend,
                             const std::string& path) {

@@ -142,7 +142,9 @@ TEST_P(MinivmDisk, GoesOnAfterPauses) {
     ASSERT_EQ(ask({{"command", "pause"}, {"devices", devices}}),
               absl::OkStatus())
         << i;
-    if (devices) ASSERT_EQ(vm_->workload("in_flight"), 0u) << i;
+    if (devices) {
+      ASSERT_EQ(vm_->workload("in_flight"), 0u) << i;
+    }
     ASSERT_EQ(ask({{"command", "resume"}}), absl::OkStatus()) << i;
     ASSERT_TRUE(vm_->gets_on(1)) << i;
   }
@@ -184,9 +186,9 @@ TEST_P(MinivmDisk, GoesOnWhileAllOfThatHappens) {
 INSTANTIATE_TEST_SUITE_P(Servers, MinivmDisk,
                          ::testing::Values(DiskServer::kModel,
                                            DiskServer::kQemu),
-                         [](const ::testing::TestParamInfo<DiskServer>& info) {
-                           return info.param == DiskServer::kModel ? "Model"
-                                                                   : "Qemu";
+                         [](const ::testing::TestParamInfo<DiskServer>& one) {
+                           return one.param == DiskServer::kModel ? "Model"
+                                                                  : "Qemu";
                          });
 
 }  // namespace

@@ -88,7 +88,9 @@ TEST_P(MinivmNets, ReceiveWhatTheOtherOneSent) {
   const auto received = report.value("frames_received", uint64_t{0});
   EXPECT_GE(received, 2 * kFrames);
   EXPECT_LE(received, report.value("frames_sent", uint64_t{0}));
-  if (payload()) EXPECT_GT(report.value("interrupts", 0), 0);
+  if (payload()) {
+    EXPECT_GT(report.value("interrupts", 0), 0);
+  }
 }
 
 TEST_P(MinivmNets, GoOnAfterPauses) {
@@ -118,8 +120,8 @@ TEST_P(MinivmNets, GoOnWhileMemoryComesAndGoes) {
 
 INSTANTIATE_TEST_SUITE_P(Guests, MinivmNets,
                          ::testing::Values("driver", "payload"),
-                         [](const ::testing::TestParamInfo<const char*>& info) {
-                           return std::string(info.param);
+                         [](const ::testing::TestParamInfo<const char*>& one) {
+                           return std::string(one.param);
                          });
 
 }  // namespace

@@ -5,13 +5,12 @@
 #include <gmock/gmock.h>
 #include <unistd.h>
 
-#include <chrono>
 #include <memory>
 #include <set>
 #include <string>
 #include <utility>
 
-#include "tests/minivm/vm_rig.h"
+#include "tests/minivm/vm_fixture.h"
 #include "vhostdev/testing/model_backend.h"
 #include "vhostdev/testing/model_blk.h"
 #include "vhostdev/vhost_log.h"
@@ -22,9 +21,7 @@ namespace {
 using ::testing::IsEmpty;
 using ::testing::Not;
 
-constexpr uint64_t kDiskSize = uint64_t{4} << 20;
 constexpr uint64_t kRam = uint64_t{32} << 20;
-constexpr Duration kPatience = std::chrono::seconds(60);
 
 // A VM with a disk of its own.
 struct Pair {
@@ -42,14 +39,15 @@ struct Pair {
   }
 };
 
-class TwoVms : public VmRig, public ::testing::WithParamInterface<GuestKind> {
+class TwoVms : public VmFixture,
+               public ::testing::WithParamInterface<GuestKind> {
  protected:
   void SetUp() override {
     if (GetParam() == GuestKind::kPayload &&
         ::access("/dev/kvm", R_OK | W_OK) != 0) {
       GTEST_SKIP() << "/dev/kvm cannot be opened";
     }
-    VmRig::SetUp();
+    VmFixture::SetUp();
   }
 
   // Makes both and lets them run.
@@ -62,7 +60,7 @@ class TwoVms : public VmRig, public ::testing::WithParamInterface<GuestKind> {
 
   void run(Pair& pair, const std::string& name, uint64_t seed) {
     pair.socket = dir_.file(name);
-    pair.disk = *testing::ModelBlk::on_memory(kDiskSize);
+    pair.disk = *testing::ModelBlk::on_memory(kVmDiskSize);
     ASSERT_EQ(pair.serve(), absl::OkStatus());
     RunOptions options;
     options.memory = kRam;
@@ -97,7 +95,8 @@ class TwoVms : public VmRig, public ::testing::WithParamInterface<GuestKind> {
 
   static void log_on(Vm& vm) {
     ASSERT_EQ(vm.context().listener().log_global_start(), absl::OkStatus());
-    ASSERT_EQ(vm.context().run_until_log_settled(kPatience), absl::OkStatus());
+    ASSERT_EQ(vm.context().run_until_log_settled(kVmPatience),
+              absl::OkStatus());
   }
 
   absl::StatusOr<ctl::Json> add_memory(Vm& vm) {
@@ -137,7 +136,7 @@ TEST_P(TwoVms, LogTheirOwnPages) {
   // And the end of one log is not that of the other.
   ASSERT_EQ(ask(*a_.vm, Verb::kResume), absl::OkStatus());
   a_.vm->context().listener().log_global_stop();
-  ASSERT_EQ(a_.vm->context().run_until_log_settled(kPatience),
+  ASSERT_EQ(a_.vm->context().run_until_log_settled(kVmPatience),
             absl::OkStatus());
   EXPECT_FALSE(a_.vm->context().log().active());
   ASSERT_TRUE(gets_on(*b_.vm));
@@ -188,9 +187,9 @@ TEST_P(TwoVms, LoseTheirOwnDevices) {
 INSTANTIATE_TEST_SUITE_P(Guests, TwoVms,
                          ::testing::Values(GuestKind::kDriver,
                                            GuestKind::kPayload),
-                         [](const ::testing::TestParamInfo<GuestKind>& info) {
-                           return info.param == GuestKind::kDriver ? "Driver"
-                                                                   : "Payload";
+                         [](const ::testing::TestParamInfo<GuestKind>& one) {
+                           return one.param == GuestKind::kDriver ? "Driver"
+                                                                  : "Payload";
                          });
 
 }  // namespace

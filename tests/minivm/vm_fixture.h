@@ -4,18 +4,22 @@
 
 #include <gtest/gtest.h>
 
-#include <cstdint>
+#include <chrono>
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
 
-#include "tests/minivm/vm_rig.h"
+#include "tests/peers/process.h"
+#include "tools/minivm/main_loop.h"
+#include "tools/minivm/vm.h"
 #include "vhostdev/testing/model_backend.h"
 #include "vhostdev/testing/model_blk.h"
 #include "vhostdev/testing/model_net.h"
 
 namespace vhost::minivm {
 
+inline constexpr Duration kVmPatience = std::chrono::seconds(60);
 inline constexpr uint64_t kVmDiskSize = uint64_t{4} << 20;
 
 // A disk in memory behind a socket.
@@ -74,9 +78,11 @@ class Nets {
   testing::ModelBackend far_end_;
 };
 
-// What the VMs of a test are made of.
-class VmFixture : public VmRig {
+// A loop, and VMs on it.
+class VmFixture : public ::testing::Test {
  protected:
+  void SetUp() override { main_ = *MainLoop::create(); }
+
   RunOptions options(const std::string& socket) const {
     RunOptions out;
     out.memory = uint64_t{8} << 20;
@@ -98,6 +104,61 @@ class VmFixture : public VmRig {
     }
     return out;
   }
+
+  std::unique_ptr<Vm> make(const RunOptions& options) {
+    absl::StatusOr<std::unique_ptr<Vm>> vm = Vm::create(main_->loop(), options);
+    EXPECT_TRUE(vm.ok()) << vm.status();
+    return vm.ok() ? *std::move(vm) : nullptr;
+  }
+
+  bool turn_until(const std::function<bool()>& condition) {
+    bool late = false;
+    const auto limit = main_->loop().timer(main_->loop().now() + kVmPatience,
+                                           [&late] { late = true; });
+    const std::function<void()> tick = [&] {
+      tick_ = main_->loop().timer(
+          main_->loop().now() + std::chrono::milliseconds(5), tick);
+    };
+    tick();
+    while (!condition() && !late) {
+      EXPECT_TRUE(main_->turn().ok());
+    }
+    tick_ = nullptr;
+    return !late;
+  }
+
+  // What `verb` is answered.
+  absl::StatusOr<ctl::Json> ask(Vm& vm, const Request& request) {
+    absl::StatusOr<ctl::Json> out = absl::UnknownError("no answer");
+    bool answered = false;
+    vm.handle(request, [&](absl::StatusOr<ctl::Json> answer) {
+      out = std::move(answer);
+      answered = true;
+    });
+    EXPECT_TRUE(turn_until([&] { return answered; }));
+    return out;
+  }
+  absl::Status ask(Vm& vm, Verb verb, bool devices = false) {
+    return ask(vm, {.verb = verb, .devices = devices, .device = {}}).status();
+  }
+
+  // Waits for so many requests, and frames, more.
+  ::testing::AssertionResult gets_on(Vm& vm, uint64_t count = 100) {
+    const auto done = [&vm] {
+      const WorkloadReport now = vm.report();
+      return now.reads + now.writes + now.frames_received;
+    };
+    const uint64_t before = done();
+    if (turn_until([&] { return done() >= before + count; })) {
+      return ::testing::AssertionSuccess();
+    }
+    return ::testing::AssertionFailure()
+           << done() - before << " from " << before << " on";
+  }
+
+  testing::TempDir dir_;
+  std::unique_ptr<MainLoop> main_;
+  std::unique_ptr<EventLoop::Timer> tick_;
 };
 
 }  // namespace vhost::minivm

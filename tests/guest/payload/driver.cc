@@ -162,6 +162,8 @@ bool Driver::look_at_nic(u32 index, bool tick) {
   bool wants_restart = false;
   Nic& nic = nics_[index];
   if (tick) nic.give_up_on_missing();
+  // Where nothing arrives any more, a tick is what brings this about.
+  const bool sent = nic.reap_sent() != 0;
   const auto reap = [&nic] {
     nic.receive_ring().disarm();
     return nic.reap();
@@ -170,7 +172,7 @@ bool Driver::look_at_nic(u32 index, bool tick) {
   Attention& attention = nic_attention_[index];
   const bool busy =
       attend(attention, nic.device(), tick, wants_restart, reap, has_used);
-  if (!wants_restart) return busy;
+  if (!wants_restart) return busy || sent;
   restart(attention, nullptr, &nic);
   return true;
 }

@@ -93,7 +93,11 @@ u32 Nic::reap() {
     ++done;
   }
   if (receive_.wants_kick()) device_->kick(kReceive);
-  u64 sent = 0;
+  return done;
+}
+
+u32 Nic::reap_sent() {
+  u32 sent = 0;
   while (transmit_.has_used()) {
     const Ring::Used used = transmit_.pop();
     if (used.id >= buffers_ || !busy_[used.id]) {
@@ -103,7 +107,7 @@ u32 Nic::reap() {
     ++sent;
   }
   if (sent != 0) add<u64>(mailbox->in_flight, u64{0} - sent);
-  return done + static_cast<u32>(sent);
+  return sent;
 }
 
 void Nic::judge(const unsigned char* bytes, u32 size) {

@@ -22,8 +22,10 @@ class Nic {
   u64 sent() const { return sent_; }
   u64 last_received() const { return last_received_; }
 
-  // Takes what arrived, and what was sent, back.  How many frames.
+  // Takes what arrived.  How many frames.
   u32 reap();
+  // Takes back what was sent; of that no interrupt tells.  How many frames.
+  u32 reap_sent();
   // Sends what there is room for.  `heard` is the number of the last frame of
   // this one that arrived at its peer.
   void send(u64 heard);

@@ -60,9 +60,7 @@ MachineRig::MachineRig() = default;
 MachineRig::~MachineRig() = default;
 
 void MachineRig::SetUp() {
-  // Kept: with the last machine KVM switches the processors' extensions off,
-  // and an emulated computer may freeze when that happens too often.
-  static const absl::StatusOr<Kvm> kvm = Kvm::create();
+  const absl::StatusOr<Kvm> kvm = Kvm::create();
   if (!kvm.ok()) GTEST_SKIP() << kvm.status();
   auto ram = MemoryRegion::create_memfd("ram", kRam);
   ASSERT_TRUE(ram.ok()) << ram.status();
