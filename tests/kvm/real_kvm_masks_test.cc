@@ -24,22 +24,22 @@ constexpr QueueIndex kVq0{0};
 
 class Masks : public RealKvm {
  protected:
-  static constexpr uint64_t kPairs = 10'000;
   static constexpr uint32_t kThings = 200;
 
   struct Masking {
+    uint64_t pairs;
     absl::FunctionRef<void()> mask;
     absl::FunctionRef<void()> unmask;
   };
 
   // Calls `signal` for one thing after the other, each of which the guest must
-  // hear of, while another thread masks and unmasks kPairs times; and at least
-  // until kThings were heard.
+  // hear of, while another thread masks and unmasks; at least until kThings
+  // were heard.
   void signal_while(const Masking& masking, absl::FunctionRef<void()> signal) {
     std::atomic<bool> enough{false};
     std::atomic<bool> masks{true};
     std::thread vcpu([&] {
-      for (pairs = 0; pairs < kPairs || !enough; ++pairs) {
+      for (pairs = 0; pairs < masking.pairs || !enough; ++pairs) {
         masking.mask();
         masking.unmask();
       }
@@ -69,7 +69,8 @@ class Masks : public RealKvm {
 class BareMasks : public Masks {
  protected:
   void signal_while_masking(const EventNotifier& call) {
-    signal_while({.mask = [&] { kvm->mask(kVector); },
+    signal_while({.pairs = 10'000,
+                  .mask = [&] { kvm->mask(kVector); },
                   .unmask = [&] { kvm->unmask(kVector); }},
                  [&] { ASSERT_TRUE(call.signal().ok()); });
     EXPECT_EQ(kvm->counters().masks, pairs);
@@ -137,7 +138,9 @@ class DeviceMasks : public Masks {
 
   void signal_while_masking() {
     const size_t before = ops->journal.size();
-    signal_while({.mask = [&] { dev->mask(kVq0); },
+    // As many as above under the payload's workload: tests/minivm/kvm.
+    signal_while({.pairs = 2'000,
+                  .mask = [&] { dev->mask(kVq0); },
                   .unmask = [&] { dev->unmask(kVq0); }},
                  [&] { ASSERT_TRUE(ops->signal_call(BackendQueue{0})); });
     switches = ops->journal.size() - before;
