@@ -100,7 +100,7 @@ std::unique_ptr<TransportOperations> make_transport_operations(VhostDev& dev,
 // device is live and one of its queues is ready: a driver looks at its used
 // rings then, finding nothing now and then.  Bit 1 says that the configuration
 // changed, until it is acknowledged.  The device's interrupt is edge triggered;
-// all call notifiers and Options::interrupt are on it.
+// the call notifier that all queues share and Options::interrupt are on it.
 //
 // Source: VIRTIO 1.3, "Virtio Over MMIO".
 class VirtioMmio final : public VirtioDevice, public BackendEvents {
@@ -200,7 +200,8 @@ class VirtioMmio final : public VirtioDevice, public BackendEvents {
   };
   Counters counters() const;
 
-  // VirtioDevice.  Vector i is queue i.
+  // VirtioDevice.  All queues are on vector 0: they share a call notifier, and
+  // are masked together.
   uint32_t device_id() const override;
   VirtqueueConfig queue(QueueIndex vq) const override;
 

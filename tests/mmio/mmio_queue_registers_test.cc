@@ -29,7 +29,7 @@ TEST_F(QueueRegisters, AQueueIsConfiguredForTheCore) {
   EXPECT_EQ(queue.desc_gpa, 0x1'0000'1000u);
   EXPECT_EQ(queue.avail_gpa, 0x2'0000'2002u);
   EXPECT_EQ(queue.used_gpa, 0x3'0000'3004u);
-  EXPECT_EQ(queue.vector, VectorIndex{2});
+  EXPECT_EQ(queue.vector, VectorIndex{0});
   EXPECT_TRUE(queue.enabled);
   EXPECT_EQ(registers.queue(QueueIndex{0}).num, 0u);
   EXPECT_EQ(registers.queue(QueueIndex{99}).num, 0u);
