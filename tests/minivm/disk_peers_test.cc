@@ -154,7 +154,7 @@ TEST_P(MinivmDisk, GoesOnAfterPauses) {
 TEST_P(MinivmDisk, GoesOnWithSuccessorsOfItsBackEnd) {
   run();
   for (int i = 0; i < kKills; ++i) {
-    ASSERT_TRUE(vm_->gets_on(1 + i % 7 * 100)) << i;
+    ASSERT_TRUE(vm_->gets_on(1 + static_cast<uint64_t>(i % 7) * 100)) << i;
     disk_->kill();
     ASSERT_EQ(disk_->start_again(), absl::OkStatus()) << i;
     ASSERT_TRUE(vm_->gets_on()) << i;
