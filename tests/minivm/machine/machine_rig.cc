@@ -79,10 +79,28 @@ void MachineRig::make_machine(uint32_t cpus) {
   machine_ = *std::move(machine);
 }
 
-MachineRig::Disk& MachineRig::add_disk(const DiskOptions& options) {
-  const auto number = static_cast<uint32_t>(disks_.size());
-  disks_.push_back(std::make_unique<Disk>(*this, number, options));
-  return *disks_.back();
+MachineRig::Device& MachineRig::add_disk(const DiskOptions& options) {
+  models_.push_back(
+      std::make_unique<LyingDisk>(options.size, options.queues, options.fault));
+  devices_.push_back(
+      std::make_unique<Device>(*this, static_cast<uint32_t>(devices_.size()),
+                               *models_.back(), options.queues));
+  return *devices_.back();
+}
+
+void MachineRig::add_nets(uint32_t count) {
+  std::vector<testing::ModelNet*> nets;
+  for (uint32_t i = 0; i < count; ++i) {
+    auto net = std::make_unique<testing::ModelNet>();
+    nets.push_back(net.get());
+    models_.push_back(std::move(net));
+  }
+  testing::ModelNet::join(*nets.front(), *nets.back());
+  for (testing::ModelNet* net : nets) {
+    constexpr uint16_t kPair = 2;
+    devices_.push_back(std::make_unique<Device>(
+        *this, static_cast<uint32_t>(devices_.size()), *net, kPair));
+  }
 }
 
 void MachineRig::make_guest(Workload workload) {
@@ -91,7 +109,7 @@ void MachineRig::make_guest(Workload workload) {
   TreeParts parts;
   parts.cpus = cpus_;
   parts.memory = kRam;
-  parts.devices = static_cast<uint32_t>(disks_.size());
+  parts.devices = static_cast<uint32_t>(devices_.size());
   options.tree = make_tree(parts);
   make_guest(std::move(options));
 }
@@ -136,12 +154,11 @@ WorkloadReport MachineRig::end() {
   return guest_->report();
 }
 
-MachineRig::Disk::Disk(MachineRig& rig, uint32_t number,
-                       const DiskOptions& options)
+MachineRig::Device::Device(MachineRig& rig, uint32_t number,
+                           testing::ModelDevice& model, uint16_t queues)
     : socket_(absl::StrCat(::testing::TempDir(), "minivm-", ::getpid(), "-",
                            number, ".sock")),
-      disk_(options.size, options.queues, options.fault),
-      backend_(&disk_, model_options(options.queues)) {
+      backend_(&model, model_options(queues)) {
   EXPECT_EQ(backend_.listen_on(socket_), absl::OkStatus());
   EXPECT_EQ(backend_.start_thread(), absl::OkStatus());
 
@@ -154,17 +171,17 @@ MachineRig::Disk::Disk(MachineRig& rig, uint32_t number,
   EXPECT_TRUE(notifiers.ok()) << notifiers.status();
   notifiers_ = *std::move(notifiers);
 
-  const auto config = static_cast<uint32_t>(disk_.config().size());
+  const auto config = static_cast<uint32_t>(model.config().size());
   VirtioMmio::Options window;
-  window.device_id = kDeviceIdBlock;
-  window.queue_sizes.assign(options.queues, 128);
+  window.device_id = model.device_id();
+  window.queue_sizes.assign(queues, 128);
   window.config_size = config;
   window.interrupt = [this] { notifiers_->interrupt(); };
   window.events = this;
   transport_ = std::make_unique<VirtioMmio>(*rig.loop_, std::move(window));
 
   VhostDev::Options device;
-  device.queues = QueueMap::identity(options.queues);
+  device.queues = QueueMap::identity(queues);
   device.config_size = config;
   device.mask_mode = options.mask_mode;
   dev_ = std::make_unique<VhostDev>(
@@ -186,9 +203,9 @@ MachineRig::Disk::Disk(MachineRig& rig, uint32_t number,
   rig.machine_->add_device(device_gpa(number), *transport_);
 }
 
-MachineRig::Disk::~Disk() = default;
+MachineRig::Device::~Device() = default;
 
-void MachineRig::Disk::broken(const absl::Status& why) {
+void MachineRig::Device::broken(const absl::Status& why) {
   static_cast<void>(why);
   dev_->init([](absl::Status status) {
     EXPECT_EQ(status, absl::OkStatus()) << "the back-end is back at once";

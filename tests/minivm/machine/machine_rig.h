@@ -19,6 +19,7 @@
 #include "tools/minivm/machine/kvm_machine.h"
 #include "vhostdev/kvm_notifiers.h"
 #include "vhostdev/testing/model_backend.h"
+#include "vhostdev/testing/model_net.h"
 #include "vhostdev/vhost_context.h"
 #include "vhostdev/vhost_dev.h"
 #include "vhostdev/virtio_mmio.h"
@@ -34,7 +35,7 @@ struct TreeParts {
 };
 std::vector<std::byte> make_tree(const TreeParts& parts);
 
-// A virtual machine of the test's own, with disks of model back-ends.
+// A virtual machine of the test's own, with devices of model back-ends.
 class MachineRig : public ::testing::Test {
  protected:
   static constexpr uint64_t kRam = uint64_t{64} << 20;
@@ -46,8 +47,8 @@ class MachineRig : public ::testing::Test {
     MaskMode mask_mode = MaskMode::kLocal;
     bool irqfd = true;
   };
-  // A disk, its back-end on a thread, and what is between it and the guest.
-  class Disk;
+  // A back-end on a thread, and what is between it and the guest.
+  class Device;
 
   MachineRig();
   ~MachineRig() override;
@@ -56,8 +57,10 @@ class MachineRig : public ::testing::Test {
   void SetUp() override;
 
   void make_machine(uint32_t cpus = 1);
-  Disk& add_disk(const DiskOptions& options);
-  // The payload, over all disks there are.
+  Device& add_disk(const DiskOptions& options);
+  // Joined with each other, or one with itself.
+  void add_nets(uint32_t count);
+  // The payload, over all devices there are.
   void make_guest(Workload workload = {});
   void make_guest(PayloadOptions options);
   void start();
@@ -84,17 +87,19 @@ class MachineRig : public ::testing::Test {
   AddressSpace memory_;
   VhostContext context_{*loop_, memory_};
   std::unique_ptr<Machine> machine_;
-  std::vector<std::unique_ptr<Disk>> disks_;
+  std::vector<std::unique_ptr<testing::ModelDevice>> models_;
+  std::vector<std::unique_ptr<Device>> devices_;
   std::unique_ptr<Guest> guest_;
   std::string serial_;
   uint32_t cpus_ = 1;
   bool ended_ = false;
 };
 
-class MachineRig::Disk final : public BackendEvents {
+class MachineRig::Device final : public BackendEvents {
  public:
-  Disk(MachineRig& rig, uint32_t number, const DiskOptions& options);
-  ~Disk() override;
+  Device(MachineRig& rig, uint32_t number, testing::ModelDevice& model,
+         uint16_t queues);
+  ~Device() override;
 
   testing::ModelBackend& backend() { return backend_; }
   KvmNotifiers& notifiers() { return *notifiers_; }
@@ -106,7 +111,6 @@ class MachineRig::Disk final : public BackendEvents {
 
  private:
   std::string socket_;
-  LyingDisk disk_;
   testing::ModelBackend backend_;
   std::unique_ptr<KvmNotifiers> notifiers_;
   std::unique_ptr<VirtioMmio> transport_;

@@ -204,9 +204,9 @@ TEST_F(PayloadTest, MemoryComesAndGoesWhileItRuns) {
 TEST_F(PayloadTest, NoticesAnInterruptThatIsLost) {
   ASSERT_NO_FATAL_FAILURE(start_with_disk());
   ASSERT_TRUE(requests_grow_by(20));
-  disks_[0]->notifiers().mask(VectorIndex{0});
+  devices_[0]->notifiers().mask(VectorIndex{0});
   EXPECT_TRUE(wait([this] { return guest_->report().lost_interrupts > 0; }));
-  disks_[0]->notifiers().unmask(VectorIndex{0});
+  devices_[0]->notifiers().unmask(VectorIndex{0});
   const WorkloadReport report = end();
   EXPECT_EQ(report.state, "ended");
   EXPECT_GT(report.total_faults(), 0u);
@@ -216,12 +216,61 @@ TEST_F(PayloadTest, ResetsADeviceThatAsksForIt) {
   ASSERT_NO_FATAL_FAILURE(start_with_disk(queues(2), small(), 2));
   for (uint64_t i = 1; i <= 3; ++i) {
     ASSERT_TRUE(requests_grow_by(100)) << guest_->report().failure;
-    disks_[0]->backend().hang_up();
+    devices_[0]->backend().hang_up();
     EXPECT_TRUE(wait([&] { return guest_->report().resets >= i; }))
         << guest_->report().failure;
   }
   EXPECT_TRUE(requests_grow_by(100)) << guest_->report().failure;
   expect_good_end(end());
+}
+
+// -- Frames. ----------------------------------------------------------------
+
+TEST_F(PayloadTest, TwoNetsHearEachOther) {
+  ASSERT_NO_FATAL_FAILURE(make_machine());
+  add_nets(2);
+  ASSERT_NO_FATAL_FAILURE(make_guest(small()));
+  ASSERT_NO_FATAL_FAILURE(start());
+  EXPECT_TRUE(wait([this] { return guest_->report().frames_received > 500; }))
+      << guest_->report().failure;
+  const WorkloadReport report = end();
+  EXPECT_EQ(report.state, "ended") << report.failure;
+  EXPECT_EQ(report.total_faults(), 0u) << report.failure;
+  EXPECT_GE(report.frames_sent, report.frames_received);
+  EXPECT_GT(report.interrupts, 0u);
+}
+
+TEST_F(PayloadTest, OneNetHearsItselfBesideADisk) {
+  ASSERT_NO_FATAL_FAILURE(make_machine(2));
+  add_disk(queues(2));
+  add_nets(1);
+  ASSERT_NO_FATAL_FAILURE(make_guest(small()));
+  ASSERT_NO_FATAL_FAILURE(start());
+  EXPECT_TRUE(requests_grow_by(100));
+  EXPECT_TRUE(wait([this] { return guest_->report().frames_received > 100; }))
+      << guest_->report().failure;
+  ASSERT_EQ(finish([this](Completion done) { guest_->hold(std::move(done)); }),
+            absl::OkStatus());
+  const uint64_t sent = guest_->report().frames_sent;
+  guest_->release();
+  EXPECT_TRUE(wait([&] { return guest_->report().frames_sent > sent; }));
+  expect_good_end(end());
+}
+
+TEST_F(PayloadTest, FramesOfOthersAreNoneOfItsOwn) {
+  ASSERT_NO_FATAL_FAILURE(make_machine());
+  add_nets(1);
+  auto& net = static_cast<testing::ModelNet&>(*models_.back());
+  ASSERT_NO_FATAL_FAILURE(make_guest(small()));
+  ASSERT_NO_FATAL_FAILURE(start());
+  ASSERT_TRUE(wait([this] { return guest_->report().frames_received > 10; }));
+  const std::vector<std::byte> other(64, std::byte{0x11});
+  net.inject(other);
+  net.inject(std::span(other).first(20));
+  const uint64_t before = guest_->report().frames_received;
+  EXPECT_TRUE(
+      wait([&] { return guest_->report().frames_received > before + 50; }));
+  EXPECT_EQ(end().total_faults(), 0u);
 }
 
 // -- The referee. -----------------------------------------------------------
