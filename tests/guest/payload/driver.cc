@@ -165,10 +165,10 @@ bool Driver::look_at_nic(u32 index, bool tick) {
   // Where nothing arrives any more, a tick is what brings this about.
   const bool sent = nic.reap_sent() != 0;
   const auto reap = [&nic] {
-    nic.receive_ring().disarm();
+    nic.disarm();
     return nic.reap();
   };
-  const auto has_used = [&nic] { return nic.receive_ring().has_used(); };
+  const auto has_used = [&nic] { return nic.has_used(); };
   Attention& attention = nic_attention_[index];
   const bool busy =
       attend(attention, nic.device(), tick, wants_restart, reap, has_used);
@@ -216,8 +216,8 @@ bool Driver::arm_all() {
   for (u32 i = 0; i < nic_count_; ++i) {
     Attention& attention = nic_attention_[i];
     if (!attention.interrupts || attention.armed) continue;
-    nics_[i].receive_ring().arm();
-    attention.armed = !nics_[i].receive_ring().has_used();
+    nics_[i].arm();
+    attention.armed = !nics_[i].has_used();
     quiet = quiet && attention.armed;
   }
   return quiet;

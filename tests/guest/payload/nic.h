@@ -18,7 +18,20 @@ class Nic {
   void restart();
 
   Device& device() { return *device_; }
-  Ring& receive_ring() { return receive_; }
+
+  // Whether there is something to reap.
+  bool has_used() const { return receive_.has_used() || transmit_.has_used(); }
+  // Interrupts for that, and none.  Those of frames that were sent too: nobody
+  // else would wake a vCPU that waits for them.
+  void arm() {
+    receive_.arm();
+    transmit_.arm();
+  }
+  void disarm() {
+    receive_.disarm();
+    transmit_.disarm();
+  }
+
   u64 sent() const { return sent_; }
   u64 last_received() const { return last_received_; }
 

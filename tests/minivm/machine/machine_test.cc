@@ -253,6 +253,25 @@ TEST_F(PayloadTest, TwoNetsHearEachOther) {
   EXPECT_GT(report.interrupts, 0u);
 }
 
+TEST_F(PayloadTest, NobodyWaitsForeverForFramesThatWereSent) {
+  ASSERT_NO_FATAL_FAILURE(make_machine());
+  add_nets(2);
+  ASSERT_NO_FATAL_FAILURE(make_guest(small()));
+  ASSERT_NO_FATAL_FAILURE(start());
+  for (int i = 0; i < 30; ++i) {
+    const uint64_t sent = guest_->report().frames_sent;
+    ASSERT_TRUE(wait([&] { return guest_->report().frames_sent > sent; }));
+    ASSERT_EQ(
+        finish([this](Completion done) { guest_->hold(std::move(done)); }),
+        absl::OkStatus());
+    EXPECT_EQ(guest_->report().in_flight, 0u);
+    guest_->release();
+  }
+  const WorkloadReport report = end();
+  EXPECT_EQ(report.state, "ended") << report.failure;
+  EXPECT_EQ(report.frame_faults, 0u);
+}
+
 TEST_F(PayloadTest, OneNetHearsItselfBesideADisk) {
   ASSERT_NO_FATAL_FAILURE(make_machine(2));
   add_disk(queues(2));
