@@ -94,6 +94,7 @@ struct State {
   VhostDev& dev;
   NetDevice* const net;  // Null: not a network device.
   KickNotifiers kicks;
+  bool reset_asked = false;  // Since the last start.
 
   absl::Status accept(FeatureSet features);
   void stop(StopReason reason, Completion done);
@@ -157,6 +158,7 @@ void DeviceOperations::start(FeatureSet features, Completion done) {
 }
 
 void DeviceOperations::resume(Completion done) {
+  state_->reset_asked = false;
   Completion started = learning(std::move(done));
   if (state_->net != nullptr) return state_->net->start(std::move(started));
   state_->dev.start(std::move(started));
@@ -185,6 +187,18 @@ absl::Status outcome(const VhostDev& dev, const absl::Status& stopped,
 // A start under way makes way only for a stop, so this is two operations.
 void DeviceOperations::reset(Completion done) {
   state_->kicks.forget_early();
+  // Asked again: only its end or its successor helps, and a stop would end the
+  // attempt to find one.
+  VhostDev& dev = state_->dev;
+  if (std::exchange(state_->reset_asked, true) &&
+      dev.state() == DeviceState::kBroken && !is_gone(dev)) {
+    const absl::Status why = absl::DeadlineExceededError(absl::StrCat(
+        "the stop is not confirmed: ", dev.broken_status().message()));
+    return dev.set_queues_enabled(
+        {}, true, [why, done = std::move(done)](const absl::Status&) mutable {
+          done(why);
+        });
+  }
   auto stopped = [state = state_,
                   done = std::move(done)](absl::Status stop) mutable {
     // What drains still is looked at again by the next stop.

@@ -49,6 +49,12 @@ void VhostDev::Impl::begin(Operation operation) {
     launch(std::move(operation));
     return;
   }
+  // A stop also ends what waits behind an update of memory or log.
+  if (operation.preempts == Preempts::kYes && next_.has_value() &&
+      next_->preempts != Preempts::kYes) {
+    complete(*std::exchange(next_, std::nullopt),
+             absl::CancelledError("ended by a stop"));
+  }
   const bool may_wait =
       operation.preempts == Preempts::kYes || current_->internal;
   if (may_wait && !next_.has_value()) {
@@ -232,6 +238,9 @@ void VhostDev::Impl::note_broken(const absl::Status& cause, Tell tell) {
   abandon_log_update(untold);
   if (!life_.move_to(DeviceState::kBroken).ok()) return;
   (of_attempt ? attempt_lost_ : broken_status_) = why;
+  // A successor that may have had rings may write too, unless it closed the
+  // connection itself.
+  if (of_attempt && ran && !absl::IsUnavailable(why)) broken_status_ = why;
   abandon_memory_update(untold);
   if (worker_ == nullptr) {
     applied_.clear();

@@ -78,6 +78,12 @@ class TransportOperations {
 // until requests have drained, the back-end is lost, or init() or a
 // ReconnectPolicy found its successor: a device that is kBroken for another
 // reason closed the connection itself, and its back-end may be alive and write.
+//
+// Queues that the QueueMap leaves to the VMM (net's control queue) are not
+// served here: notify() of one is dropped, start_queue() and stop_queue() of
+// one fail.  Wrap the result and take those yourself.  Operations of `dev` that
+// the VMM asks for itself on a live device make these fail with
+// kFailedPrecondition while they run.
 std::unique_ptr<TransportOperations> make_transport_operations(VhostDev& dev);
 std::unique_ptr<TransportOperations> make_transport_operations(VhostDev& dev,
                                                                NetDevice& net);

@@ -129,6 +129,7 @@ TEST_F(MinivmPayload, StandsStillWhileItIsPausedAndEndsFromThere) {
   const uint64_t before = vm_->report().writes;
   EXPECT_EQ(ask_status({.verb = Verb::kPause, .device = {}}).code(),
             absl::StatusCode::kFailedPrecondition);
+  let_time_pass();
   EXPECT_EQ(vm_->report().writes, before);
   end_well();
 }
@@ -152,6 +153,7 @@ TEST_F(MinivmPayload, MasksAVectorAndDeliversWhatCameMeanwhile) {
   for (int i = 0; i < 3; ++i) {
     ASSERT_EQ(ask_status({.verb = Verb::kMask, .device = "disk0", .queue = 0}),
               absl::OkStatus());
+    let_time_pass();
     ASSERT_EQ(
         ask_status({.verb = Verb::kUnmask, .device = "disk0", .queue = 0}),
         absl::OkStatus());

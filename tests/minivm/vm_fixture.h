@@ -111,6 +111,16 @@ class VmFixture : public ::testing::Test {
     return vm.ok() ? *std::move(vm) : nullptr;
   }
 
+  // As long as a guest that runs needs for many requests, and less than its
+  // watchdog's patience.
+  void let_time_pass() {
+    bool over = false;
+    const auto timer =
+        main_->loop().timer(main_->loop().now() + std::chrono::milliseconds(50),
+                            [&over] { over = true; });
+    EXPECT_TRUE(turn_until([&over] { return over; }));
+  }
+
   bool turn_until(const std::function<bool()>& condition) {
     bool late = false;
     const auto limit = main_->loop().timer(main_->loop().now() + kVmPatience,

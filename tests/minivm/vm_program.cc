@@ -131,14 +131,20 @@ absl::StatusOr<nlohmann::json> VmProgram::ask(const nlohmann::json& request) {
 
 uint64_t VmProgram::workload(const std::string& name) {
   const absl::StatusOr<nlohmann::json> stats = ask({{"command", "stats"}});
-  if (!stats.ok()) return 0;
+  if (!stats.ok()) return kNoAnswer;
   return stats->value("workload", nlohmann::json::object())
       .value(name, uint64_t{0});
 }
 
 ::testing::AssertionResult VmProgram::gets_on(uint64_t requests) {
-  const auto done = [this] { return workload("writes") + workload("reads"); };
+  const auto done = [this] {
+    const uint64_t writes = workload("writes");
+    return writes == kNoAnswer ? 0 : writes + workload("reads");
+  };
   const uint64_t before = done();
+  if (workload("writes") == kNoAnswer) {
+    return ::testing::AssertionFailure() << "it does not answer";
+  }
   if (eventually([&] { return done() >= before + requests; })) {
     return ::testing::AssertionSuccess();
   }

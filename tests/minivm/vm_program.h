@@ -43,7 +43,8 @@ class VmProgram {
   //         kUnavailable  nobody answers.
   absl::StatusOr<nlohmann::json> ask(const nlohmann::json& request);
 
-  // `number` of `ctl stats`' workload; 0 if nobody answers.
+  // `name` of `ctl stats`' workload; kNoAnswer if nobody answers.
+  static constexpr uint64_t kNoAnswer = ~uint64_t{0};
   uint64_t workload(const std::string& name);
   // Waits until the workload did so many requests more.
   ::testing::AssertionResult gets_on(uint64_t requests = 100);

@@ -32,7 +32,7 @@ class Vcpu {
     if (access == VirtioMmio::Access::kPending) over->WaitForNotification();
   }
 
-  void live_once() {
+  void live_once(uint32_t life) {
     write(mmio::kStatus, 0);
     EXPECT_EQ(read(mmio::kStatus), 0u);
     write(mmio::kStatus, 1);
@@ -49,8 +49,8 @@ class Vcpu {
     write(mmio::kStatus, 15);
     EXPECT_EQ(read(mmio::kStatus), 15u);
     for (int i = 0; i < 20; ++i) write(mmio::kQueueNotify, 0);
-    write(mmio::kConfig + 16, 5);
-    EXPECT_EQ(read(mmio::kConfig + 16), 5u);
+    write(mmio::kConfig + 16, life);
+    EXPECT_EQ(read(mmio::kConfig + 16), life);
   }
 
  private:
@@ -81,7 +81,7 @@ TEST(MmioThreads, VcpusAndTheLoopMeetInTheRegisters) {
   std::atomic<int> at_work = 2;
   std::thread driver([&] {
     Vcpu vcpu(disk.transport);
-    for (int i = 0; i < kLives; ++i) vcpu.live_once();
+    for (uint32_t life = 1; life <= kLives; ++life) vcpu.live_once(life);
     if (--at_work == 0) loop.post([&loop] { loop.quit(); });
   });
   std::thread onlooker([&] {

@@ -94,6 +94,8 @@ absl::StatusOr<GuestMemory::Piece> GuestMemory::plug(uint64_t gpa,
   const absl::Status added = memory_.add(section);
   if (!added.ok()) {
     memory_.remove(gpa).IgnoreError();  // The error is the addition's.
+    // Taken here: it is no news of the next change.
+    context_.when_memory_settled([](const absl::Status&) {});
     return added;
   }
   const Piece piece = {.id = next_id_++, .gpa = gpa, .size = size};
@@ -111,6 +113,7 @@ void GuestMemory::add(uint64_t size,
     if (settled.ok()) return done(added);
     // What a removal that follows an error says adds nothing.
     memory_.remove(added.gpa).IgnoreError();
+    context_.when_memory_settled([](const absl::Status&) {});
     pieces_.erase(added.id);
     done(annotate(settled, "add memory"));
   });

@@ -242,7 +242,8 @@ std::string help_text() {
       "  minivm ctl PATH add-memory SIZE [--json]\n"
       "  minivm ctl PATH remove-memory ID [--json]\n"
       "  minivm ctl PATH mask|unmask DEVICE QUEUE [--json]\n"
-      "      asks one that runs; PATH is its --control\n"
+      "      asks one that runs; PATH is its --control.  The payload takes a\n"
+      "      vector that stays masked for 2 s for lost interrupts\n"
       "options of run:\n";
   for (const OptionSpec& spec : kRunOptions) {
     absl::StrAppend(&out, "  --", spec.name, spec.value == nullptr ? "" : " ",

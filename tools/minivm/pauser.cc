@@ -111,8 +111,12 @@ void Pauser::Impl::pause_next() {
 // [end]
 
 void Pauser::Impl::device_paused(absl::Status status) {
-  // A back-end that is away has nothing to be taken back.
-  if (!status.ok() && !absl::IsUnavailable(status)) {
+  // A back-end that is gone has nothing to be taken back.  Of one that is
+  // silent, or refused, a stop says kUnavailable too, and it may still write.
+  const absl::Status& broken = devices[paused]->dev().broken_status();
+  const bool gone = absl::IsUnavailable(status) &&
+                    (broken.ok() || absl::IsUnavailable(broken));
+  if (!status.ok() && !gone) {
     // It left kRunning all the same.
     failure =
         annotate(status, absl::StrCat("pause: ", devices[paused]->name()));

@@ -41,7 +41,7 @@ class Worker {
   void start(absl::AnyInvocable<void()> changed);
   void set_paused(bool paused);
   void set_command(Command command);
-  // kKill, and waits: a turn at most.
+  // kKill, and waits: a turn at most; a net's burst takes longer.
   void kill();
 
   bool parked() const;  // Paused, at a point between two requests.

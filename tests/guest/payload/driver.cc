@@ -162,17 +162,15 @@ bool Driver::look_at_nic(u32 index, bool tick) {
   bool wants_restart = false;
   Nic& nic = nics_[index];
   if (tick) nic.give_up_on_missing();
-  // Where nothing arrives any more, a tick is what brings this about.
-  const bool sent = nic.reap_sent() != 0;
   const auto reap = [&nic] {
     nic.disarm();
-    return nic.reap();
+    return nic.reap_sent() + nic.reap();
   };
   const auto has_used = [&nic] { return nic.has_used(); };
   Attention& attention = nic_attention_[index];
   const bool busy =
       attend(attention, nic.device(), tick, wants_restart, reap, has_used);
-  if (!wants_restart) return busy || sent;
+  if (!wants_restart) return busy;
   restart(attention, nullptr, &nic);
   return true;
 }
@@ -198,6 +196,10 @@ void Driver::restart(Attention& attention, Disk* disk, Nic* nic) {
   attention.armed = false;
   attention.suspect = false;
   set(stop_, 0u);
+  // Or else the next restart would take an old answer for a new one.
+  for (u32 cpu = 1; cpu < cpus_; ++cpu) {
+    while (get(stopped_[cpu]) != 0 && get(mailbox->state) != kFailed) pause();
+  }
 }
 
 bool Driver::arm_all() {
@@ -242,14 +244,15 @@ u32 Driver::follow_command(u32 cpu) {
   for (;;) {
     const u32 command = get(mailbox->command);
     keep(task_[cpu], command);
+    // Before anything is in flight, and before the second look: minivm, which
+    // gives a command and then looks at the state, sees one or the other.
+    if (task_of(command) == Task::kWork) tell_state(kHeld, kRunning);
     if (get(mailbox->command) == command) return command;
   }
 }
 
 void Driver::submit(u32 cpu) {
   const Task task = task_of(follow_command(cpu));
-  // Before anything is in flight.
-  if (task == Task::kWork) tell_state(kHeld, kRunning);
   bool checked = true;
   each_queue(cpu, [task, &checked](DiskQueue& queue) {
     queue.submit(task);
@@ -265,19 +268,26 @@ void Driver::submit(u32 cpu) {
 
 void Driver::answer() {
   const u32 command = get(mailbox->command);
+  if (command == kRun) return;
+  // One vCPU at a time, from the look to the telling: what another one found
+  // out before a release must not be told after it.
+  if (!move(answering_, 0u, 1u)) return;
+  const u32 state = get(mailbox->state);
   bool all = true;
   bool checked = true;
   for (u32 i = 0; i < cpus_; ++i) {
     all = all && get(task_[i]) == command;
     checked = checked && get(checked_[i]) != 0;
   }
-  if (!all) return;
+  if (all) answer(command, state, checked);
+  set(answering_, 0u);
+}
+
+void Driver::answer(u32 command, u32 state, bool checked) {
   const bool quiet = get(mailbox->in_flight) == 0;
   switch (command) {
-    case kRun:
-      return;
     case kHold:
-      if (quiet) tell_state(kRunning, kHeld);
+      if (quiet && state == kRunning) tell_state(kRunning, kHeld);
       return;
     case kFinish:
       tell_state(kHeld, kChecking);

@@ -52,6 +52,7 @@ class Driver {
   void submit(u32 cpu);
   // Tells minivm what a command came to, when all vCPUs have seen it.
   void answer();
+  void answer(u32 command, u32 state, bool checked);
 
   template <typename Each>
   void each_queue(u32 cpu, Each&& each);
@@ -74,6 +75,7 @@ class Driver {
   u32 checked_[kMaxCpus] = {};
   u32 stop_ = 0;  // vCPU 0 wants the others to keep their hands off.
   u32 stopped_[kMaxCpus] = {};
+  u32 answering_ = 0;  // Some vCPU is.
 };
 
 }  // namespace vhost::payload

@@ -37,7 +37,7 @@ class Nic {
 
   // Takes what arrived.  How many frames.
   u32 reap();
-  // Takes back what was sent; of that no interrupt tells.  How many frames.
+  // Takes back what was sent.  How many frames.
   u32 reap_sent();
   // Sends what there is room for.  `heard` is the number of the last frame of
   // this one that arrived at its peer.

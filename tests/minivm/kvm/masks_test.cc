@@ -30,7 +30,7 @@ TEST_P(PayloadMasks, LoseNoInterrupt) {
   DiskOptions options;
   options.mask_mode = GetParam().mode;
   options.irqfd = GetParam().irqfd;
-  Disk& disk = add_disk(options);
+  Device& disk = add_disk(options);
   Workload workload;
   workload.depth = 4;
   ASSERT_NO_FATAL_FAILURE(make_guest(workload));

@@ -53,7 +53,8 @@ bool LyingDisk::chosen(uint64_t sector) {
     case ctl::BlockFault::kLost:
       return times == 0;
     case ctl::BlockFault::kStale:
-      return times > 0;
+      // Of two in a row what is there looks like an old one, carried out again.
+      return times > 0 && !written_[sector].dropped;
     case ctl::BlockFault::kDoubled:
       return times > 1;
     default:
@@ -68,6 +69,7 @@ absl::StatusOr<uint32_t> LyingDisk::lie(const testing::ModelRequest& request,
   if (unit.times++ == 0) unit.first = data;
   const bool dropped = now && (fault_ == ctl::BlockFault::kLost ||
                                fault_ == ctl::BlockFault::kStale);
+  unit.dropped = dropped;
   if (dropped) {
     constexpr std::byte kGood{0};
     testing::copy_to(request.writable, std::span(&kGood, 1));

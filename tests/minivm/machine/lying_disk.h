@@ -52,6 +52,7 @@ class LyingDisk final : public testing::ModelDevice {
   uint64_t writes_ = 0;
   struct Written {
     uint64_t times = 0;
+    bool dropped = false;  // The last one.
     Data first;
   };
   std::map<uint64_t, Written> written_;  // By sector.

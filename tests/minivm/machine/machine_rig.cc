@@ -61,7 +61,11 @@ MachineRig::~MachineRig() = default;
 
 void MachineRig::SetUp() {
   const absl::StatusOr<Kvm> kvm = Kvm::create();
-  if (!kvm.ok()) GTEST_SKIP() << kvm.status();
+  if (absl::IsNotFound(kvm.status()) ||
+      absl::IsPermissionDenied(kvm.status())) {
+    GTEST_SKIP() << kvm.status();
+  }
+  ASSERT_TRUE(kvm.ok()) << kvm.status();
   auto ram = MemoryRegion::create_memfd("ram", kRam);
   ASSERT_TRUE(ram.ok()) << ram.status();
   MemorySection section;
@@ -82,9 +86,8 @@ void MachineRig::make_machine(uint32_t cpus) {
 MachineRig::Device& MachineRig::add_disk(const DiskOptions& options) {
   models_.push_back(
       std::make_unique<LyingDisk>(options.size, options.queues, options.fault));
-  devices_.push_back(
-      std::make_unique<Device>(*this, static_cast<uint32_t>(devices_.size()),
-                               *models_.back(), options.queues));
+  devices_.push_back(std::make_unique<Device>(
+      *this, static_cast<uint32_t>(devices_.size()), *models_.back(), options));
   return *devices_.back();
 }
 
@@ -97,9 +100,10 @@ void MachineRig::add_nets(uint32_t count) {
   }
   testing::ModelNet::join(*nets.front(), *nets.back());
   for (testing::ModelNet* net : nets) {
-    constexpr uint16_t kPair = 2;
+    DiskOptions pair;
+    pair.queues = 2;
     devices_.push_back(std::make_unique<Device>(
-        *this, static_cast<uint32_t>(devices_.size()), *net, kPair));
+        *this, static_cast<uint32_t>(devices_.size()), *net, pair));
   }
 }
 
@@ -155,10 +159,11 @@ WorkloadReport MachineRig::end() {
 }
 
 MachineRig::Device::Device(MachineRig& rig, uint32_t number,
-                           testing::ModelDevice& model, uint16_t queues)
+                           testing::ModelDevice& model,
+                           const DiskOptions& options)
     : socket_(absl::StrCat(::testing::TempDir(), "minivm-", ::getpid(), "-",
                            number, ".sock")),
-      backend_(&model, model_options(queues)) {
+      backend_(&model, model_options(options.queues)) {
   EXPECT_EQ(backend_.listen_on(socket_), absl::OkStatus());
   EXPECT_EQ(backend_.start_thread(), absl::OkStatus());
 
@@ -174,14 +179,14 @@ MachineRig::Device::Device(MachineRig& rig, uint32_t number,
   const auto config = static_cast<uint32_t>(model.config().size());
   VirtioMmio::Options window;
   window.device_id = model.device_id();
-  window.queue_sizes.assign(queues, 128);
+  window.queue_sizes.assign(options.queues, 128);
   window.config_size = config;
   window.interrupt = [this] { notifiers_->interrupt(); };
   window.events = this;
   transport_ = std::make_unique<VirtioMmio>(*rig.loop_, std::move(window));
 
   VhostDev::Options device;
-  device.queues = QueueMap::identity(queues);
+  device.queues = QueueMap::identity(options.queues);
   device.config_size = config;
   device.mask_mode = options.mask_mode;
   dev_ = std::make_unique<VhostDev>(

@@ -98,7 +98,7 @@ class MachineRig : public ::testing::Test {
 class MachineRig::Device final : public BackendEvents {
  public:
   Device(MachineRig& rig, uint32_t number, testing::ModelDevice& model,
-         uint16_t queues);
+         const DiskOptions& options);
   ~Device() override;
 
   testing::ModelBackend& backend() { return backend_; }

@@ -322,11 +322,7 @@ TEST_P(RefereeTest, FindsWhatTheDiskDoesWrong) {
   EXPECT_THAT(report.first_fault, HasSubstr("disk 0: block at byte "));
   EXPECT_THAT(report.first_fault, HasSubstr(ctl::fault_name(GetParam())));
   for (size_t other = 0; other < ctl::kBlockFaults; ++other) {
-    // Of two lost overwrites in a row what is there looks like an old one.
-    const bool allowed =
-        other == kind || (GetParam() == ctl::BlockFault::kStale &&
-                          other == size_t(ctl::BlockFault::kDoubled));
-    EXPECT_TRUE(allowed || report.faults[other] == 0) << other;
+    EXPECT_TRUE(other == kind || report.faults[other] == 0) << other;
   }
 }
 

@@ -188,6 +188,15 @@ std::string KvmMachine::describe_fault(uint64_t stack) {
                       absl::Hex(frame[1]));
 }
 
+// Posted: memory comes and goes on the loop.
+void KvmMachine::faulted(std::string who, uint64_t stack, std::string more) {
+  post([this, who = std::move(who), stack, more = std::move(more)] {
+    if (!on_failure_) return;
+    std::exchange(on_failure_,
+                  nullptr)(absl::StrCat(who, describe_fault(stack), more));
+  });
+}
+
 void KvmMachine::parked() {
   post([this] { check_parked(); });
 }

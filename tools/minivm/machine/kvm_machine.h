@@ -55,13 +55,14 @@ class KvmMachine final : public Machine, private VcpuEvents {
   Access read(Space space, uint64_t address, std::span<std::byte> out) override;
   Access write(Space space, uint64_t address, std::span<const std::byte> bytes,
                EventLoop::Callback done) override;
-  std::string describe_fault(uint64_t stack) override;
+  void faulted(std::string who, uint64_t stack, std::string more) override;
   void parked() override;
   void failed(std::string why) override;
 
   // Runs on the loop, if the machine is still there.
   void post(absl::AnyInvocable<void()> callback);
   void check_parked();
+  std::string describe_fault(uint64_t stack);
 
   EventLoop& loop_;
   AddressSpace& memory_;

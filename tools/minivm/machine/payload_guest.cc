@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstring>
 #include <memory>
@@ -87,12 +88,19 @@ class PayloadGuest final : public Guest {
       static_cast<void>(offset);
       static_cast<void>(bytes);
       static_cast<void>(done);
-      guest_.post([guest = &guest_] { guest->look_at_state(); });
+      // One is on its way at most.  Cleared before the look: none is missed.
+      if (!rung_.exchange(true)) {
+        guest_.post([this] {
+          rung_ = false;
+          guest_.look_at_state();
+        });
+      }
       return false;
     }
 
    private:
     PayloadGuest& guest_;
+    std::atomic<bool> rung_{false};
   };
 
   // Any thread: runs on the loop, if the guest is still there.

@@ -46,7 +46,10 @@ bool Serial::write(uint64_t offset, std::span<const std::byte> bytes,
     output_->waiting.push_back(static_cast<char>(value));
   }
   if (!first) return false;
-  loop_.post([output = output_] {
+  // A guest that is gone says nothing any more.
+  loop_.post([weak = std::weak_ptr<Output>(output_)] {
+    const std::shared_ptr<Output> output = weak.lock();
+    if (output == nullptr) return;
     std::string text;
     {
       absl::MutexLock inner(&output->mutex);

@@ -265,9 +265,8 @@ bool Vcpu::fault() {
   if (!registers.ok() || !special.ok()) {
     return fail("an exception, and no registers to explain it");
   }
-  events_.failed(absl::StrCat("vCPU ", index_, ": ",
-                              events_.describe_fault(registers->rsp),
-                              ", cr2 0x", absl::Hex(special->cr2)));
+  events_.faulted(absl::StrCat("vCPU ", index_, ": "), registers->rsp,
+                  absl::StrCat(", cr2 0x", absl::Hex(special->cr2)));
   return false;
 }
 

@@ -35,8 +35,9 @@ class VcpuEvents {
   virtual Access write(Space space, uint64_t address,
                        std::span<const std::byte> bytes,
                        EventLoop::Callback done) = 0;
-  // What the exception is whose frame is at `stack` (boot.h, kFaultPort).
-  virtual std::string describe_fault(uint64_t stack) = 0;
+  // It met the exception whose frame is at `stack` (boot.h, kFaultPort), and
+  // does not go on.  `who` goes in front of what is said of it, `more` behind.
+  virtual void faulted(std::string who, uint64_t stack, std::string more) = 0;
   // It was asked to pause, and is out of the guest.
   virtual void parked() = 0;
   // It cannot go on, and does not.
