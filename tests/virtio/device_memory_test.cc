@@ -90,6 +90,25 @@ TEST_F(DeviceMemory, ACommitDuringAStartIsRecordedAndToldAtItsEnd) {
   EXPECT_EQ(journal->back(), "UpdateMemory -0 +1");
 }
 
+TEST_F(DeviceMemory, AStopEndsAStartThatWaitsBehindACommit) {
+  make_running();
+  plug();
+  ASSERT_TRUE(stop().ok());
+  ops->completes = testing::Completes::kOnRequest;
+  ASSERT_TRUE(memory.remove(kMore).ok());
+  Outcome started;
+  Outcome stopped;
+  dev->start(started.completion());
+  dev->stop(StopReason::kVmPause, stopped.completion());
+  while (ops->complete_next()) loop.run_ready();
+  loop.run_ready();
+
+  EXPECT_EQ(started.code(), absl::StatusCode::kCancelled) << started.status();
+  EXPECT_TRUE(stopped.status().ok()) << stopped.status();
+  EXPECT_EQ(dev->state(), DeviceState::kReady);
+  EXPECT_EQ(journal->back(), "UpdateMemory -1 +0");
+}
+
 TEST_F(DeviceMemory, ACommitBeforeConfigureIsPartOfIt) {
   make_ready();
   ops->completes = testing::Completes::kOnRequest;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A back-end that is lost and comes back, over a fake one.
+#include "absl/strings/match.h"
 #include "tests/virtio/reconnect_fixture.h"
 
 namespace vhost {
@@ -13,6 +14,28 @@ using Phase = ReconnectState::Phase;
 using std::chrono::milliseconds;
 
 class Reconnect : public ReconnectTest {};
+
+// It may write to the rings that it was told of: who asks whether the guest may
+// have its memory back looks here.
+TEST_F(Reconnect, ASuccessorThatWasSilentWithRingsIsNotGone) {
+  for (const absl::StatusCode code :
+       {absl::StatusCode::kDeadlineExceeded, absl::StatusCode::kUnavailable}) {
+    make_running();
+    ops->completes = testing::Completes::kOnRequest;
+    lose();
+    loop.run_ready();
+    while (journal->empty() || !absl::StartsWith(journal->back(), "Go")) {
+      ASSERT_TRUE(ops->complete_next());
+      loop.run_ready();
+    }
+    ops->lose(absl::Status(code, "and then"));
+
+    EXPECT_EQ(dev->state(), DeviceState::kBroken);
+    EXPECT_EQ(dev->broken_status().code(), code) << dev->broken_status();
+    dev.reset();
+    loop.run_ready();
+  }
+}
 
 TEST_F(Reconnect, ADeviceThatRanRunsAgain) {
   make_running();
