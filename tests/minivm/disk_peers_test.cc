@@ -7,7 +7,6 @@
 // and one that takes ten times as much (VHOSTDEV_NIGHTLY).
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <chrono>
 #include <csignal>
@@ -17,6 +16,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "tests/minivm/kept_kvm.h"
 #include "tests/minivm/vm_program.h"
 
 namespace vhost::testing {
@@ -43,7 +43,7 @@ class MinivmDisk : public ::testing::TestWithParam<DiskServer> {
   void SetUp() override {
     const absl::Status installed = check_installed(GetParam());
     if (!installed.ok()) GTEST_SKIP() << installed;
-    if (::access("/dev/kvm", R_OK | W_OK) != 0) {
+    if (!keep_kvm()) {
       GTEST_SKIP() << "/dev/kvm cannot be opened";
     }
     auto disk = ServedDisk::start(GetParam(), kDiskSize, kQueues);

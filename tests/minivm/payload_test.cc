@@ -4,11 +4,11 @@
 // also runs on the KVM of a kernel in a virtual machine.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <memory>
 #include <string>
 
+#include "tests/minivm/kept_kvm.h"
 #include "tests/minivm/vm_fixture.h"
 
 namespace vhost::minivm {
@@ -19,7 +19,7 @@ using ::testing::HasSubstr;
 class MinivmPayload : public VmFixture {
  protected:
   void SetUp() override {
-    if (::access("/dev/kvm", R_OK | W_OK) != 0) {
+    if (!keep_kvm()) {
       GTEST_SKIP() << "/dev/kvm cannot be opened";
     }
     VmFixture::SetUp();

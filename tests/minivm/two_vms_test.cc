@@ -3,13 +3,12 @@
 // Two VMs in one process, on one loop: neither sees the other's dirty log,
 // memory slots or devices.
 #include <gmock/gmock.h>
-#include <unistd.h>
-
 #include <memory>
 #include <set>
 #include <string>
 #include <utility>
 
+#include "tests/minivm/kept_kvm.h"
 #include "tests/minivm/vm_fixture.h"
 #include "vhostdev/testing/model_backend.h"
 #include "vhostdev/testing/model_blk.h"
@@ -43,8 +42,7 @@ class TwoVms : public VmFixture,
                public ::testing::WithParamInterface<GuestKind> {
  protected:
   void SetUp() override {
-    if (GetParam() == GuestKind::kPayload &&
-        ::access("/dev/kvm", R_OK | W_OK) != 0) {
+    if (GetParam() == GuestKind::kPayload && !keep_kvm()) {
       GTEST_SKIP() << "/dev/kvm cannot be opened";
     }
     VmFixture::SetUp();

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "tests/minivm/kept_kvm.h"
 #include "vhostdev/vhost_user.h"
 
 namespace vhost::minivm {
@@ -60,6 +61,7 @@ MachineRig::MachineRig() = default;
 MachineRig::~MachineRig() = default;
 
 void MachineRig::SetUp() {
+  keep_kvm();
   const absl::StatusOr<Kvm> kvm = Kvm::create();
   if (absl::IsNotFound(kvm.status()) ||
       absl::IsPermissionDenied(kvm.status())) {
