@@ -43,7 +43,7 @@ class MinivmDisk : public ::testing::TestWithParam<DiskServer> {
   void SetUp() override {
     const absl::Status installed = check_installed(GetParam());
     if (!installed.ok()) GTEST_SKIP() << installed;
-    if (!keep_kvm()) {
+    if (!minivm::keep_kvm()) {
       GTEST_SKIP() << "/dev/kvm cannot be opened";
     }
     auto disk = ServedDisk::start(GetParam(), kDiskSize, kQueues);

@@ -3,6 +3,7 @@
 // Two VMs in one process, on one loop: neither sees the other's dirty log,
 // memory slots or devices.
 #include <gmock/gmock.h>
+
 #include <memory>
 #include <set>
 #include <string>
