@@ -29,6 +29,7 @@
 #include "absl/functional/function_ref.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "tests/bench/bench_kit.h"
 #include "tests/bench/delayed_backend.h"
 #include "tests/bench/idle_vmm.h"
 #include "tests/bench/instant_backend.h"
@@ -48,13 +49,6 @@ constexpr double kReconnectGoal = 15;
 constexpr uint32_t kDevices = 64;
 constexpr uint32_t kQueues = 4;
 constexpr Duration kPatience = std::chrono::seconds(30);
-
-void check(const absl::Status& status, const char* what) {
-  if (status.ok()) return;
-  std::fprintf(stderr, "bench_devices: %s: %s\n", what,
-               std::string(status.message()).c_str());
-  std::exit(1);
-}
 
 Duration processor_time() {
   timespec time = {};

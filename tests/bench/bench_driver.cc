@@ -34,6 +34,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "tests/bench/bare_blk.h"
+#include "tests/bench/bench_kit.h"
 #include "tests/bench/instant_backend.h"
 #include "vhostdev/blk_client.h"
 #include "vhostdev/dma_memory.h"
@@ -49,26 +50,6 @@ constexpr double kGoal = 0.90;  // Of the bare loop's rate.
 constexpr uint32_t kMaxDepth = 128;
 constexpr uint32_t kRingSize = 512;  // Three descriptors per request.
 constexpr uint64_t kSpan = 1 << 29;  // Bytes of the disk that are read.
-
-void check(const absl::Status& status, const char* what) {
-  if (status.ok()) return;
-  std::fprintf(stderr, "bench_driver: %s: %s\n", what,
-               std::string(status.message()).c_str());
-  std::exit(1);
-}
-
-template <typename T>
-T take(absl::StatusOr<T> value, const char* what) {
-  check(value.status(), what);
-  return *std::move(value);
-}
-
-double median(std::vector<double> values) {
-  const auto middle =
-      values.begin() + static_cast<ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
 
 // A driver with one queue that runs on the back-end at `path`.
 class Device {

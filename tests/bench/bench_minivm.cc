@@ -29,6 +29,7 @@
 #include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
 #include "tests/bench/bare_blk.h"
+#include "tests/bench/bench_kit.h"
 #include "tests/bench/instant_backend.h"
 #include "tools/minivm/main_loop.h"
 #include "tools/minivm/vm.h"
@@ -44,26 +45,6 @@ constexpr double kGoal = 1.3;  // Times the bare loop's round trip.
 constexpr uint32_t kBareRing = 512;
 constexpr Duration kPatience = std::chrono::seconds(60);
 constexpr int kSkipped = 77;
-
-void check(const absl::Status& status, const char* what) {
-  if (status.ok()) return;
-  std::fprintf(stderr, "bench_minivm: %s: %s\n", what,
-               std::string(status.message()).c_str());
-  std::exit(1);
-}
-
-template <typename T>
-T take(absl::StatusOr<T> value, const char* what) {
-  check(value.status(), what);
-  return *std::move(value);
-}
-
-double median(std::vector<double> values) {
-  const auto middle =
-      values.begin() + static_cast<ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
 
 std::unique_ptr<InstantBackend> spawn() {
   InstantBackend::Options options;

@@ -32,6 +32,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "tests/bench/bench_kit.h"
 #include "tests/bench/idle_vmm.h"
 #include "tests/bench/instant_backend.h"
 #include "tests/bench/replay.h"
@@ -56,13 +57,6 @@ constexpr Duration kPatience = std::chrono::seconds(30);
 constexpr ReplayMode kBare = {};
 constexpr ReplayMode kFloor = {.with_acks = false, .with_barriers = false};
 constexpr ReplayMode kSerial = {.window = 1, .ack_everything = true};
-
-void check(const absl::Status& status, const char* what) {
-  if (status.ok()) return;
-  std::fprintf(stderr, "bench_start: %s: %s\n", what,
-               std::string(status.message()).c_str());
-  std::exit(1);
-}
 
 double microseconds(const std::function<void()>& work) {
   const auto before = std::chrono::steady_clock::now();

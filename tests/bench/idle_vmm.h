@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "tests/bench/bench_kit.h"
 #include "vhostdev/virtio_device.h"
 
 namespace vhost::bench {
@@ -27,14 +28,6 @@ class NoBinding final : public NotifierBinding {
   void unmask(VectorIndex) override {}
   void raise(VectorIndex) override {}
 };
-
-// Of at least one value.
-inline double median(std::vector<double> values) {
-  const auto middle =
-      values.begin() + static_cast<ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
 
 }  // namespace vhost::bench
 

@@ -1,21 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // KvmNotifiers over a KVM that can be made to lack and to refuse things.
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
-#include <linux/kvm.h>
-
 #include <cerrno>
-#include <deque>
-#include <memory>
-#include <string>
-#include <utility>
-#include <vector>
 
-#include "hw/kvm/kvm_notifiers_impl.h"
-#include "tests/kvm/fake_vm.h"
-#include "vhostdev/event_notifier.h"
-#include "vhostdev/kvm_notifiers.h"
-#include "vhostdev/testing/manual_event_loop.h"
+#include "tests/kvm/fake_kvm_fixture.h"
 
 namespace vhost {
 namespace {
@@ -23,64 +10,6 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
-
-constexpr uint64_t kNotifyGpa = 0xd0000050;
-constexpr QueueIndex kVq0{0};
-constexpr QueueIndex kVq1{1};
-constexpr VectorIndex kVector0{0};
-constexpr VectorIndex kVector1{1};
-
-std::string message_of(const absl::Status& status) {
-  return std::string(status.message());
-}
-
-class Kvm : public ::testing::Test {
- protected:
-  static KvmNotifiers::Options default_options() {
-    KvmNotifiers::Options options;
-    options.name = "disk";
-    options.notify_gpa = kNotifyGpa;
-    options.gsi = 5;
-    return options;
-  }
-
-  absl::Status make(KvmNotifiers::Options options = default_options()) {
-    auto made = KvmNotifiers::Impl::create(vm.seam(), loop, std::move(options));
-    if (!made.ok()) return made.status();
-    kvm = *std::move(made);
-    vm.take_journal();
-    return absl::OkStatus();
-  }
-  absl::Status make_without_irqfd() {
-    vm.without(KVM_CAP_IRQFD);
-    return make();
-  }
-
-  const EventNotifier& notifier(
-      EventNotifier::Kind kind = EventNotifier::Kind::kEventFd) {
-    notifiers.push_back(EventNotifier::create(kind).value());
-    return notifiers.back();
-  }
-  absl::Status bind_kick(QueueIndex queue, const EventNotifier& kick) {
-    const std::vector<KickBinding> one = {{queue, &kick}};
-    return kvm->bind_kicks(one);
-  }
-  absl::Status bind_call(VectorIndex vector, const EventNotifier& call) {
-    const std::vector<CallBinding> one = {{vector, &call}};
-    return kvm->bind_calls(one);
-  }
-  void unbind_call(VectorIndex vector) {
-    kvm->unbind_calls(std::vector<VectorIndex>{vector});
-  }
-  static void signal(const EventNotifier& call) {
-    ASSERT_TRUE(call.signal().ok());
-  }
-
-  testing::FakeVm vm;
-  testing::ManualEventLoop loop;
-  std::deque<EventNotifier> notifiers;  // References stay valid.
-  std::unique_ptr<KvmNotifiers> kvm;
-};
 
 TEST_F(Kvm, SignalsTheQueueWhoseNumberIsWritten) {
   ASSERT_TRUE(make().ok());
@@ -393,138 +322,6 @@ TEST_F(Kvm, NeedsOneWayToInterrupt) {
   vm.without(KVM_CAP_IRQCHIP);
 
   EXPECT_EQ(make().code(), absl::StatusCode::kUnimplemented);
-}
-
-TEST_F(Kvm, WithoutIrqfdTheLoopPassesCallsOn) {
-  ASSERT_TRUE(make_without_irqfd().ok());
-  const EventNotifier& call = notifier();
-  ASSERT_TRUE(bind_call(kVector0, call).ok());
-
-  signal(call);
-  EXPECT_EQ(loop.run_ready(), 1u);
-
-  EXPECT_EQ(vm.interrupts(), 1u);
-  EXPECT_EQ(kvm->counters().relayed, 1u);
-  EXPECT_THAT(vm.take_journal(),
-              ElementsAre("KVM_IRQ_LINE 1", "KVM_IRQ_LINE 0"));
-}
-
-TEST_F(Kvm, WithoutIrqfdTakesPipes) {
-  ASSERT_TRUE(make_without_irqfd().ok());
-  const EventNotifier& call = notifier(EventNotifier::Kind::kPipe2);
-  ASSERT_TRUE(bind_call(kVector0, call).ok());
-
-  signal(call);
-  loop.run_ready();
-
-  EXPECT_EQ(vm.interrupts(), 1u);
-}
-
-TEST_F(Kvm, WithoutIrqfdAMaskedVectorWakesTheLoopOnceAtMost) {
-  ASSERT_TRUE(make_without_irqfd().ok());
-  const EventNotifier& call = notifier();
-  ASSERT_TRUE(bind_call(kVector0, call).ok());
-  kvm->mask(kVector0);
-  EXPECT_EQ(loop.posted(), 0u);
-
-  signal(call);
-  EXPECT_EQ(loop.run_ready(), 1u);
-  signal(call);
-  EXPECT_EQ(loop.run_ready(), 0u);
-
-  EXPECT_EQ(vm.interrupts(), 0u);
-  EXPECT_TRUE(call.test_and_clear());
-}
-
-TEST_F(Kvm, WithoutIrqfdUnmaskDeliversWhatIsPending) {
-  ASSERT_TRUE(make_without_irqfd().ok());
-  const EventNotifier& call = notifier();
-  ASSERT_TRUE(bind_call(kVector0, call).ok());
-  kvm->mask(kVector0);
-  signal(call);
-  loop.run_ready();
-
-  kvm->unmask(kVector0);
-  loop.run_ready();
-
-  EXPECT_EQ(vm.interrupts(), 1u);
-}
-
-TEST_F(Kvm, WithoutIrqfdAShortMaskCostsNothing) {
-  ASSERT_TRUE(make_without_irqfd().ok());
-  const EventNotifier& call = notifier();
-  ASSERT_TRUE(bind_call(kVector0, call).ok());
-
-  kvm->mask(kVector0);
-  kvm->unmask(kVector0);
-
-  EXPECT_EQ(loop.posted(), 0u);
-  signal(call);
-  loop.run_ready();
-  EXPECT_EQ(vm.interrupts(), 1u);
-}
-
-TEST_F(Kvm, WithoutIrqfdAWatchOnItsWayFindsTheVectorMaskedAgain) {
-  ASSERT_TRUE(make_without_irqfd().ok());
-  const EventNotifier& call = notifier();
-  ASSERT_TRUE(bind_call(kVector0, call).ok());
-  kvm->mask(kVector0);
-  signal(call);
-  loop.run_ready();
-  kvm->unmask(kVector0);
-  kvm->mask(kVector0);
-  loop.run_ready();
-  EXPECT_EQ(vm.interrupts(), 0u);
-  EXPECT_EQ(loop.watches(), 0u);
-
-  kvm->unmask(kVector0);
-  loop.run_ready();
-
-  EXPECT_EQ(vm.interrupts(), 1u);
-}
-
-TEST_F(Kvm, WithoutIrqfdAWatchOnItsWayFindsTheVectorGone) {
-  ASSERT_TRUE(make_without_irqfd().ok());
-  const EventNotifier& call = notifier();
-  ASSERT_TRUE(bind_call(kVector0, call).ok());
-  kvm->mask(kVector0);
-  signal(call);
-  loop.run_ready();
-  kvm->unmask(kVector0);
-  unbind_call(kVector0);
-  loop.run_ready();
-  EXPECT_EQ(loop.watches(), 0u);
-
-  ASSERT_TRUE(bind_call(kVector0, call).ok());
-  kvm->mask(kVector0);
-  loop.run_ready();
-  kvm->unmask(kVector0);
-  kvm.reset();
-  loop.run_ready();
-
-  EXPECT_EQ(loop.watches(), 0u);
-  EXPECT_EQ(vm.interrupts(), 0u);
-}
-
-TEST_F(Kvm, WithoutIrqfdRaisesThroughTheLine) {
-  ASSERT_TRUE(make_without_irqfd().ok());
-  ASSERT_TRUE(bind_call(kVector0, notifier()).ok());
-
-  kvm->raise(kVector0);
-  kvm->interrupt();
-
-  EXPECT_EQ(vm.interrupts(), 2u);
-  EXPECT_EQ(kvm->counters().raised, 2u);
-  EXPECT_EQ(kvm->counters().relayed, 0u);
-}
-
-TEST_F(Kvm, WithoutIrqfdARefusedPulseIsCounted) {
-  ASSERT_TRUE(make_without_irqfd().ok());
-  vm.fail_next("KVM_IRQ_LINE", EINVAL);
-
-  kvm->interrupt();
-
-  EXPECT_EQ(kvm->counters().refused, 1u);
 }
 
 TEST_F(Kvm, SaysHowRingsArePolled) {

@@ -38,7 +38,8 @@ constexpr uint64_t kDiskSize = uint64_t{64} << 20;
 constexpr uint32_t kQueues = 4;
 constexpr uint32_t kDepth = 32;
 
-class MinivmDisk : public ::testing::TestWithParam<DiskServer> {
+class MinivmDisk : public VmProgramTest,
+                   public ::testing::WithParamInterface<DiskServer> {
  protected:
   void SetUp() override {
     const absl::Status installed = check_installed(GetParam());
@@ -65,21 +66,14 @@ class MinivmDisk : public ::testing::TestWithParam<DiskServer> {
     return vm_->ask(std::move(request)).status();
   }
 
-  // Waits for the end and looks that nothing was wrong.
+  // As that of all VMs, and everything was done.
   nlohmann::json end_well(int signal = SIGTERM) {
-    const VmProgram::End end = vm_->end(signal);
-    EXPECT_EQ(end.exit, 0) << end.errors;
-    for (const char* const fault :
-         {"faults", "lost", "stale", "torn", "misplaced", "doubled",
-          "failed_requests", "lost_interrupts", "in_flight"}) {
-      EXPECT_EQ(end.report.value(fault, -1), 0) << fault << ": " << end.report;
-    }
-    EXPECT_EQ(end.report.value("state", ""), "ended") << end.report;
+    nlohmann::json report = VmProgramTest::end_well(signal);
     for (const char* const done :
          {"writes", "reads", "verified", "interrupts"}) {
-      EXPECT_GT(end.report.value(done, uint64_t{0}), 0u) << done;
+      EXPECT_GT(report.value(done, uint64_t{0}), 0u) << done;
     }
-    return end.report;
+    return report;
   }
 
   // The same, and the guest noticed nothing.
@@ -95,9 +89,6 @@ class MinivmDisk : public ::testing::TestWithParam<DiskServer> {
                                                                uint64_t{0})
                       : 0;
   }
-
-  std::unique_ptr<ServedDisk> disk_;
-  std::unique_ptr<VmProgram> vm_;
 };
 
 TEST_P(MinivmDisk, IsVerified) {

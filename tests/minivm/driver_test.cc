@@ -26,7 +26,7 @@ std::string text(const absl::Status& status) {
   return std::string(status.message());
 }
 
-class MinivmDriver : public ::testing::Test {
+class MinivmDriver : public VmProgramTest {
  protected:
   void serve(uint32_t queues = 2) {
     auto disk = ServedDisk::start(DiskServer::kModel, kDiskSize, queues);
@@ -45,27 +45,11 @@ class MinivmDriver : public ::testing::Test {
     vm_ = *std::move(vm);
   }
 
-  absl::Status ctl(std::vector<std::string> words) {
-    return vm_->ctl(std::move(words)).status();
-  }
   std::string state() {
     const auto status = vm_->ctl({"status"});
     return status.ok() ? status->value("state", "")
                        : status.status().ToString();
   }
-
-  // Ends the VM, and looks that nothing was wrong.
-  nlohmann::json end_well(int signal = SIGTERM) {
-    const VmProgram::End end = vm_->end(signal);
-    EXPECT_EQ(end.exit, 0) << end.errors;
-    EXPECT_EQ(end.report.value("faults", -1), 0) << end.report;
-    EXPECT_EQ(end.report.value("state", ""), "ended");
-    EXPECT_GT(end.report.value("verified", 0), 0);
-    return end.report;
-  }
-
-  std::unique_ptr<ServedDisk> disk_;
-  std::unique_ptr<VmProgram> vm_;
 };
 
 TEST_F(MinivmDriver, VerifiesItsDiskUntilItIsToldToEnd) {

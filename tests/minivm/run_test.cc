@@ -26,7 +26,7 @@ std::string text(const absl::Status& status) {
   return std::string(status.message());
 }
 
-class MinivmRun : public ::testing::Test {
+class MinivmRun : public VmProgramTest {
  protected:
   void SetUp() override {
     if (::access("/dev/kvm", R_OK | W_OK) != 0) {
@@ -48,28 +48,12 @@ class MinivmRun : public ::testing::Test {
     ASSERT_TRUE(vm_->gets_on()) << vm_->end(SIGTERM).errors;
   }
 
-  absl::Status ctl(std::vector<std::string> words) {
-    return vm_->ctl(std::move(words)).status();
-  }
   // A part of `ctl stats`' disk0.
   nlohmann::json disk0(const std::string& name) {
     const auto stats = vm_->ctl({"stats"});
     if (!stats.ok()) return nlohmann::json::object();
     return stats->at("devices").at("disk0").at(name);
   }
-
-  // Ends the VM, and looks that nothing was wrong.
-  nlohmann::json end_well(int signal = SIGTERM) {
-    const VmProgram::End end = vm_->end(signal);
-    EXPECT_EQ(end.exit, 0) << end.errors;
-    EXPECT_EQ(end.report.value("faults", -1), 0) << end.report;
-    EXPECT_EQ(end.report.value("state", ""), "ended");
-    EXPECT_GT(end.report.value("verified", 0), 0);
-    return end.report;
-  }
-
-  std::unique_ptr<ServedDisk> disk_;
-  std::unique_ptr<VmProgram> vm_;
 };
 
 TEST_F(MinivmRun, VerifiesItsDisk) {

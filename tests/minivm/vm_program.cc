@@ -192,4 +192,17 @@ absl::Status ServedDisk::start_again() {
   return absl::OkStatus();
 }
 
+nlohmann::json VmProgramTest::end_well(int signal) {
+  const VmProgram::End end = vm_->end(signal);
+  EXPECT_EQ(end.exit, 0) << end.errors;
+  for (const char* const fault :
+       {"faults", "lost", "stale", "torn", "misplaced", "doubled",
+        "failed_requests", "lost_interrupts", "in_flight"}) {
+    EXPECT_EQ(end.report.value(fault, -1), 0) << fault << ": " << end.report;
+  }
+  EXPECT_EQ(end.report.value("state", ""), "ended");
+  EXPECT_GT(end.report.value("verified", 0), 0);
+  return end.report;
+}
+
 }  // namespace vhost::testing

@@ -4,11 +4,13 @@
 
 #include <gtest/gtest.h>
 
+#include <csignal>
 #include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -89,6 +91,19 @@ class ServedDisk {
   DiskServer server_ = DiskServer::kModel;
   uint32_t queues_ = 1;
   std::unique_ptr<Process> process_;
+};
+
+// A minivm with a disk that a program serves.
+class VmProgramTest : public ::testing::Test {
+ protected:
+  absl::Status ctl(std::vector<std::string> words) {
+    return vm_->ctl(std::move(words)).status();
+  }
+  // Ends the VM, and looks that nothing was wrong.  Its report.
+  nlohmann::json end_well(int signal = SIGTERM);
+
+  std::unique_ptr<ServedDisk> disk_;
+  std::unique_ptr<VmProgram> vm_;
 };
 
 }  // namespace vhost::testing

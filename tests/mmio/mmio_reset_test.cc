@@ -120,6 +120,35 @@ TEST_F(MmioReset, ThatCannotBeVerifiedIsHeldUntilRequestsHaveDrained) {
   EXPECT_TRUE(is_reset(*disk));
 }
 
+// Asking again must not end the attempt that may find the successor.
+TEST_F(MmioReset, ThatIsHeldLetsAnAttemptToReconnectGoOn) {
+  VhostDev::Options options = device_options();
+  options.reconnect = ReconnectPolicy();
+  const auto disk = make_running(transport_options(), std::move(options));
+  disk->transport.set_reconnects(true);
+  const Writes reset = [&] {
+    disk->ops->completes = testing::Completes::kOnRequest;
+    disk->ops->lose(absl::DeadlineExceededError("silent"));
+    loop.run_ready();
+    return disk->guest.write(mmio::kStatus, 0);
+  }();
+  loop.run_ready();
+  ASSERT_EQ(*reset, 0);
+  loop.advance(std::chrono::milliseconds(100));
+  ASSERT_EQ(disk->dev->reconnect_state().phase, ReconnectState::Phase::kTrying);
+  const auto told = disk->journal->size();
+
+  for (int i = 0; i < 5; ++i) loop.advance(std::chrono::seconds(1));
+  EXPECT_EQ(disk->journal->size(), told) << "nothing was begun anew";
+  EXPECT_EQ(*reset, 0);
+
+  disk->ops->completes = testing::Completes::kInline;
+  while (disk->ops->complete_next()) loop.run_ready();
+  for (int i = 0; i < 3; ++i) loop.advance(std::chrono::seconds(1));
+  EXPECT_EQ(*reset, 1) << "the successor has nothing of the guest's";
+  EXPECT_TRUE(is_reset(*disk));
+}
+
 TEST_F(MmioReset, ThatIsHeldIsReleasedByTheVmm) {
   const auto disk = make_running(transport_options(), impatient());
   leave_request(*disk);

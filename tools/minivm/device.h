@@ -34,6 +34,15 @@ class Device {
   virtual ctl::Json stats() = 0;
 };
 
+// Whether a `stop` of `dev` that was not OK leaves nobody who could write to
+// the guest's memory: the other end closed the connection.  Of a back-end that
+// was given up because it was silent, or refused, a stop says kUnavailable too.
+inline bool is_gone(const VhostDev& dev, const absl::Status& stop) {
+  const absl::Status& broken = dev.broken_status();
+  return absl::IsUnavailable(stop) &&
+         (broken.ok() || absl::IsUnavailable(broken));
+}
+
 // The devices of a VM and its guest: made and connected, not yet started.
 class Platform {
  public:

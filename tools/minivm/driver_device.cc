@@ -101,14 +101,15 @@ absl::Status DriverDevice::stop() {
   const bool connected =
       dev().reconnect_state().phase == ReconnectState::Phase::kConnected;
   if (dev().state() == DeviceState::kBroken || !connected) {
+    const absl::Status why = dev().broken_status();
     driver_.abandon(absl::CancelledError("the VM ended"));
-    return absl::OkStatus();
+    return absl::IsUnavailable(why) ? absl::OkStatus() : why;
   }
   // What a net may still receive never drains; a disk has nothing in flight.
   const auto stopped =
       driver_.stop(VirtioDriver::StopMode::kCancel, kStopTimeout);
   const absl::Status status = stopped.ok() ? stopped->status : stopped.status();
-  return absl::IsUnavailable(status) ? absl::OkStatus() : status;
+  return is_gone(dev(), status) ? absl::OkStatus() : status;
 }
 
 BlkClient::Options DriverDevice::blk_options() const {

@@ -144,7 +144,7 @@ absl::Status MmioDevice::close() {
         dev_->stop(StopReason::kVmPause, std::move(done));
       },
       kStopTimeout);
-  return absl::IsUnavailable(stopped) ? absl::OkStatus() : stopped;
+  return is_gone(*dev_, stopped) ? absl::OkStatus() : stopped;
 }
 
 absl::Status MmioDevice::set_masked(uint32_t queue, bool masked) {

@@ -111,12 +111,8 @@ void Pauser::Impl::pause_next() {
 // [end]
 
 void Pauser::Impl::device_paused(absl::Status status) {
-  // A back-end that is gone has nothing to be taken back.  Of one that is
-  // silent, or refused, a stop says kUnavailable too, and it may still write.
-  const absl::Status& broken = devices[paused]->dev().broken_status();
-  const bool gone = absl::IsUnavailable(status) &&
-                    (broken.ok() || absl::IsUnavailable(broken));
-  if (!status.ok() && !gone) {
+  // A back-end that is gone has nothing to be taken back.
+  if (!status.ok() && !is_gone(devices[paused]->dev(), status)) {
     // It left kRunning all the same.
     failure =
         annotate(status, absl::StrCat("pause: ", devices[paused]->name()));
