@@ -13,6 +13,8 @@ namespace {
 
 // How long after a stop that could not be verified it is looked at again.
 constexpr Duration kResetPause = std::chrono::seconds(1);
+// How long after a look at the configuration that came to nothing.
+constexpr Duration kConfigPause = std::chrono::milliseconds(100);
 
 }  // namespace
 
@@ -62,6 +64,10 @@ bool VirtioMmio::Impl::read_back(Operation& write) {
 void VirtioMmio::Impl::finish(Operations::iterator at) {
   const bool was_held = hold_reported_;
   if (at->work == Work::kReset && !reset_is_over(*at)) return;
+  if (at->work == Work::kConfigChanged && looks_again(*at->result)) {
+    begun_.erase(at);
+    return advance_soon();
+  }
   Operation over = std::move(*at);
   begun_.erase(at);
   const bool interrupts = note_outcome(over);
@@ -108,6 +114,18 @@ bool VirtioMmio::Impl::note_outcome(const Operation& over) {
       return !ok && !over.ended_early && registers_.lose_run();
   }
   return false;
+}
+
+// An operation that the VMM asked the device for itself was in the way: what
+// changed is still to be read.
+bool VirtioMmio::Impl::looks_again(const absl::Status& status) {
+  if (!absl::IsFailedPrecondition(status) || !live()) return false;
+  config_timer_ =
+      loop_.timer(loop_.now() + kConfigPause, [weak = weak_from_this()] {
+        const std::shared_ptr<Impl> self = weak.lock();
+        if (self != nullptr && !self->dead_) self->config_changed();
+      });
+  return true;
 }
 
 // -- Resets that could not be verified ---------------------------------------

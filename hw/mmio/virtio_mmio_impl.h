@@ -117,6 +117,7 @@ class VirtioMmio::Impl : public std::enable_shared_from_this<Impl> {
   void answered(uint64_t serial, absl::Status status);
   void finish(Operations::iterator at);
   bool read_back(Operation& write);
+  bool looks_again(const absl::Status& status);
   bool note_outcome(const Operation& over);
   bool reset_is_over(Operation& reset);
   void hold_reset(Operation& reset);
@@ -142,6 +143,7 @@ class VirtioMmio::Impl : public std::enable_shared_from_this<Impl> {
   // What read_config writes to; its completion keeps it too.
   std::shared_ptr<std::vector<std::byte>> fresh_config_;
   std::unique_ptr<EventLoop::Timer> reset_timer_;
+  std::unique_ptr<EventLoop::Timer> config_timer_;
   // Why the reset in begun_ waits for reset_timer_; OK: it does not.
   absl::Status held_;
   bool hold_reported_ = false;

@@ -83,7 +83,8 @@ class TransportOperations {
 // served here: notify() of one is dropped, start_queue() and stop_queue() of
 // one fail.  Wrap the result and take those yourself.  Operations of `dev` that
 // the VMM asks for itself on a live device make these fail with
-// kFailedPrecondition while they run.
+// kFailedPrecondition while they run; a change of the configuration is looked
+// at again after them.
 std::unique_ptr<TransportOperations> make_transport_operations(VhostDev& dev);
 std::unique_ptr<TransportOperations> make_transport_operations(VhostDev& dev,
                                                                NetDevice& net);

@@ -255,6 +255,27 @@ TEST_F(MmioConfig, AChangeInterruptsTheDriver) {
   EXPECT_EQ(disk->events.config_changes, 1);
 }
 
+TEST_F(MmioConfig, AChangeDuringAnOperationOfTheVmmsIsSeenAfterIt) {
+  const auto disk = make_running();
+  disk->ops->completes = testing::Completes::kOnRequest;
+  bool over = false;
+  const std::vector<QueueIndex> queues = {kVq0};
+  disk->dev->set_queues_enabled(queues, false,
+                                [&over](const absl::Status&) { over = true; });
+  disk->ops->change_config(0, bytes(9));
+  loop.advance(std::chrono::milliseconds(250));
+  EXPECT_EQ(disk->interrupts, 0);
+  EXPECT_THAT(disk->failures, IsEmpty());
+
+  disk->ops->completes = testing::Completes::kInline;
+  while (disk->ops->complete_next()) loop.run_ready();
+  ASSERT_TRUE(over);
+  loop.advance(std::chrono::milliseconds(250));
+  EXPECT_EQ(disk->guest.read(mmio::kConfig), 9u);
+  EXPECT_EQ(disk->interrupts, 1);
+  EXPECT_EQ(disk->events.config_changes, 1);
+}
+
 TEST_F(MmioConfig, AChangeBeforeDriverOkIsSeenWithoutInterrupt) {
   const auto disk = make_ready();
   disk->ops->change_config(0, bytes(9));
