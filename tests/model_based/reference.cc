@@ -56,8 +56,8 @@ absl::StatusCode Reference::stop(StopReason reason) {
   for (Queue& queue : queues) {
     if (state == DeviceState::kRunning && queue.started) {
       if (!take_back(queue)) code = kFailedPrecondition;
-    } else if (state == DeviceState::kReady && queue.undrained) {
-      // Looked at again.
+    } else if (state != DeviceState::kBroken && queue.undrained) {
+      // Looked at again, also one that was stopped alone.
       queue.undrained = queue.used != queue.stopped_at;
       if (queue.undrained) code = kFailedPrecondition;
       if (!queue.undrained && queue.position == Position::kLost) {
