@@ -19,6 +19,11 @@ if(PROJECT_IS_TOP_LEVEL)
   if(VHOSTDEV_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
     set(CMAKE_CXX_COMPILER_LAUNCHER ${VHOSTDEV_CCACHE})
   endif()
+  # Links in a tenth of the time.
+  find_program(VHOSTDEV_LLD ld.lld)
+  if(VHOSTDEV_LLD)
+    add_link_options(-fuse-ld=lld)
+  endif()
 endif()
 
 # What every file of ours is compiled with.  Not exported.

@@ -64,12 +64,28 @@ function(_vhostdev_test_binary target)
   target_precompile_headers(${target} REUSE_FROM vhostdev_test_pch)
 endfunction()
 
+# The suites of vhostdev_test's binary as ctests.
+function(_vhostdev_suites binary)
+  set(list ${CMAKE_CURRENT_BINARY_DIR}/${binary}_suites.cmake)
+  file(GENERATE OUTPUT ${list}
+       CONTENT "set(BINARY \"$<TARGET_FILE:${binary}>\")
+set(NAME ${binary})
+set(LABEL ${ARG_LABEL})
+set(TIMEOUT ${ARG_TIMEOUT})
+set(SERIAL ${ARG_SERIAL})
+include(\"${PROJECT_SOURCE_DIR}/cmake/VhostdevSuites.cmake\")
+")
+  set_property(DIRECTORY APPEND PROPERTY TEST_INCLUDE_FILES ${list})
+endfunction()
+
 # vhostdev_test(NAME <binary> LABEL <label> SOURCES <file>...
-#               [LIBS <target>...] [TIMEOUT <seconds per test>] [SERIAL])
+#               [LIBS <target>...] [TIMEOUT <seconds>] [SERIAL])
 #
-# A gtest binary in bin/, every test of it a ctest.  LIBS names the rooms it
-# needs (vhostdev_virtio ...); without one it gets the whole library.  SERIAL:
-# no other test runs beside one of these, which keep all processors busy.
+# A gtest binary in bin/.  Each suite of it is a ctest where the label is unit
+# or conformance, each test elsewhere; TIMEOUT is for that.  LIBS names the
+# rooms it needs (vhostdev_virtio ...); without one it gets the whole library.
+# SERIAL: no other test runs beside one of these, which keep all processors
+# busy.
 function(vhostdev_test)
   cmake_parse_arguments(PARSE_ARGV 0 ARG "SERIAL" "NAME;LABEL;TIMEOUT"
                         "SOURCES;LIBS")
@@ -83,10 +99,14 @@ function(vhostdev_test)
     return()
   endif()
   if(NOT ARG_TIMEOUT)
-    set(ARG_TIMEOUT 60)
+    set(ARG_TIMEOUT 120)
   endif()
   _vhostdev_test_binary(${ARG_NAME} SOURCES ${ARG_SOURCES} LIBS ${ARG_LIBS})
   if(NOT TARGET ${ARG_NAME})
+    return()
+  endif()
+  if(ARG_LABEL MATCHES "^(unit|conformance)$")
+    _vhostdev_suites(${ARG_NAME})
     return()
   endif()
   gtest_discover_tests(
