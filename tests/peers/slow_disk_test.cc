@@ -24,6 +24,8 @@ constexpr Duration kLatency = std::chrono::milliseconds(1000);
 // Long enough for the daemon to take requests, which it tells nobody.
 constexpr Duration kTaken = std::chrono::milliseconds(300);
 constexpr uint32_t kRequests = 3;
+// How long a stop looks for requests that it lost.
+constexpr Duration kStopTimeout = std::chrono::seconds(5);
 
 class SlowDisk : public ::testing::Test {
  protected:
@@ -34,7 +36,7 @@ class SlowDisk : public ::testing::Test {
     auto started = start_slow_disk(kLatency, socket);
     ASSERT_TRUE(started.ok()) << started.status();
     daemon_ = *std::move(started);
-    auto opened = TestDisk::open(socket, 1);
+    auto opened = TestDisk::open(socket, 1, kStopTimeout);
     ASSERT_TRUE(opened.ok()) << opened.status();
     disk_ = *std::move(opened);
     auto buffer = disk_->vm().dma.allocate(kRequests * 512, 512);

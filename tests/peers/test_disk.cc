@@ -21,13 +21,14 @@ uint64_t word_of(uint64_t number, uint64_t index) {
 
 std::unique_ptr<VirtioDriver> make_driver(TestVm& vm, const std::string& socket,
                                           uint32_t queues,
-                                          EpollEventLoop* own_loop) {
+                                          EpollEventLoop* own_loop,
+                                          Duration stop_timeout) {
   VirtioDriver::Options options;
   options.device_id = kDeviceIdBlock;
   options.max_queues = queues;
   options.config_size = kBlkConfigSize;
   options.init_timeout = kPatience;
-  options.stop_timeout = kPatience;
+  options.stop_timeout = stop_timeout;
   options.own_loop = own_loop;
   return std::make_unique<VirtioDriver>(
       vm.context, vm.dma, make_vhost_user_ops(ConnectTo{socket}), options);
@@ -48,17 +49,17 @@ BlkClient::Options client_options() {
 }
 
 absl::StatusOr<std::unique_ptr<TestDisk>> TestDisk::open(
-    const std::string& socket, uint32_t queues) {
+    const std::string& socket, uint32_t queues, Duration stop_timeout) {
   absl::StatusOr<std::unique_ptr<EpollEventLoop>> loop =
       EpollEventLoop::create();
   if (!loop.ok()) return loop.status();
-  std::unique_ptr<TestDisk> out(new TestDisk(*std::move(loop)));
+  std::unique_ptr<TestDisk> out(new TestDisk(*std::move(loop), stop_timeout));
   VHOST_RETURN_IF_ERROR(out->connect(socket, queues));
   return out;
 }
 
 absl::Status TestDisk::connect(const std::string& socket, uint32_t queues) {
-  driver_ = make_driver(vm_, socket, queues, loop_.get());
+  driver_ = make_driver(vm_, socket, queues, loop_.get(), stop_timeout_);
   return start(queues);
 }
 

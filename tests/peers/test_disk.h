@@ -36,10 +36,11 @@ struct TestVm {
 inline constexpr Duration kPatience = std::chrono::seconds(20);
 
 // A driver for the disk behind `socket`; nothing is connected yet.  `own_loop`
-// as in VirtioDriver::Options.
+// and `stop_timeout` as in VirtioDriver::Options.
 std::unique_ptr<VirtioDriver> make_driver(TestVm& vm, const std::string& socket,
                                           uint32_t queues,
-                                          EpollEventLoop* own_loop);
+                                          EpollEventLoop* own_loop,
+                                          Duration stop_timeout = kPatience);
 
 inline constexpr uint32_t kTestDepth = 16;
 
@@ -51,7 +52,8 @@ BlkClient::Options client_options();
 class TestDisk {
  public:
   static absl::StatusOr<std::unique_ptr<TestDisk>> open(
-      const std::string& socket, uint32_t queues);
+      const std::string& socket, uint32_t queues,
+      Duration stop_timeout = kPatience);
 
   TestVm& vm() { return vm_; }
   BlkClient& client() { return *client_; }
@@ -74,12 +76,13 @@ class TestDisk {
   absl::Status run(BlkOp op, uint64_t offset, uint64_t length);
 
  private:
-  explicit TestDisk(std::unique_ptr<EpollEventLoop> loop)
-      : loop_(std::move(loop)), vm_(*loop_) {}
+  TestDisk(std::unique_ptr<EpollEventLoop> loop, Duration stop_timeout)
+      : loop_(std::move(loop)), vm_(*loop_), stop_timeout_(stop_timeout) {}
 
   // ORDER: of destruction; each uses those before it.
   std::unique_ptr<EpollEventLoop> loop_;
   TestVm vm_;
+  const Duration stop_timeout_;
   std::unique_ptr<VirtioDriver> driver_;
   std::unique_ptr<BlkClient> client_;
 };
