@@ -130,8 +130,7 @@ endfunction()
 #
 # A file with LLVMFuzzerTestOneInput.  With VHOSTDEV_LIBFUZZER it becomes a
 # libFuzzer binary, everywhere else a program that runs it over the files of
-# its corpus.  Either way a ctest <binary>.corpus replays the corpus, with the
-# label fuzz in the first case and unit in the second.
+# its corpus.  Either way a ctest <binary>.corpus replays the corpus.
 function(vhostdev_fuzz)
   cmake_parse_arguments(PARSE_ARGV 0 ARG "" "NAME;CORPUS" "SOURCES;LIBS")
   if(ARG_UNPARSED_ARGUMENTS OR NOT ARG_CORPUS)
@@ -150,14 +149,13 @@ function(vhostdev_fuzz)
   if(VHOSTDEV_LIBFUZZER)
     target_link_options(${ARG_NAME} PRIVATE -fsanitize=fuzzer)
     add_test(NAME ${ARG_NAME}.corpus COMMAND ${ARG_NAME} -runs=0 ${corpus})
-    set_tests_properties(${ARG_NAME}.corpus PROPERTIES LABELS fuzz TIMEOUT 120)
     file(APPEND ${PROJECT_BINARY_DIR}/fuzzers "${ARG_NAME} ${corpus}\n")
   else()
     target_sources(${ARG_NAME}
                    PRIVATE ${PROJECT_SOURCE_DIR}/tests/fuzz/replay_main.cc)
     add_test(NAME ${ARG_NAME}.corpus COMMAND ${ARG_NAME} ${corpus})
-    set_tests_properties(${ARG_NAME}.corpus PROPERTIES LABELS unit TIMEOUT 120)
   endif()
+  set_tests_properties(${ARG_NAME}.corpus PROPERTIES LABELS fuzz TIMEOUT 120)
 endfunction()
 
 # vhostdev_bench(NAME bench_<what> SOURCES <file>... [LIBS <target>...]
