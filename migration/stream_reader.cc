@@ -137,7 +137,8 @@ class StreamReader::Impl {
       if (!header_) {
         VHOST_RETURN_IF_ERROR(read_header());
       } else if (!head_) {
-        VHOST_RETURN_IF_ERROR(annotate(read_head(), where()));
+        const absl::Status status = read_head();
+        if (!status.ok()) return annotate(status, where());
       } else {
         const std::string place = where();
         absl::StatusOr<std::optional<StreamRecord>> record = read_record();
