@@ -156,6 +156,10 @@ void VhostDev::Impl::update_blockers() {
     now.push_back(absl::StrCat(options_.name, ": runs without the dirty log: ",
                                log_refused_.message()));
   }
+  if (options_.needs_device_state && !traits().has_device_state) {
+    now.push_back(
+        absl::StrCat(options_.name, ": back-end has no DEVICE_STATE"));
+  }
   if (now == blockers_) return;
   blockers_ = std::move(now);
   events_.migration_blockers_changed();
