@@ -11,7 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "hw/virtio/sequence_runner.h"
-#include "hw/virtio/state_channel.h"
+#include "vhostdev/state_channel.h"
 #include "vhostdev/device_state.h"
 #include "vhostdev/event_loop.h"
 

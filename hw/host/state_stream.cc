@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "hw/virtio/state_stream.h"
+#include "hw/host/state_stream.h"
 
 #include <poll.h>
 #include <sys/socket.h>

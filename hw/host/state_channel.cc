@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "hw/virtio/state_channel.h"
+#include "vhostdev/state_channel.h"
 
 #include <fcntl.h>
 #include <poll.h>
@@ -12,7 +12,7 @@
 #include <cerrno>
 #include <utility>
 
-#include "hw/virtio/state_stream.h"
+#include "hw/host/state_stream.h"
 #include "vhostdev/status.h"
 
 namespace vhost {

@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "hw/virtio/state_stream.h"
+#include "hw/host/state_stream.h"
 #include "vhostdev/device_state.h"
 #include "vhostdev/status.h"
 

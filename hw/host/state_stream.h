@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#ifndef HW_VIRTIO_STATE_STREAM_H_
-#define HW_VIRTIO_STATE_STREAM_H_
+#ifndef HW_HOST_STATE_STREAM_H_
+#define HW_HOST_STATE_STREAM_H_
 
 #include <cstddef>
 #include <cstdint>
@@ -55,4 +55,4 @@ bool is_ready(FdRef fd, short poll_events);
 
 }  // namespace vhost
 
-#endif  // HW_VIRTIO_STATE_STREAM_H_
+#endif  // HW_HOST_STATE_STREAM_H_

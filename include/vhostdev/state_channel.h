@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#ifndef HW_VIRTIO_STATE_CHANNEL_H_
-#define HW_VIRTIO_STATE_CHANNEL_H_
+#ifndef VHOSTDEV_STATE_CHANNEL_H_
+#define VHOSTDEV_STATE_CHANNEL_H_
 
 #include <sys/types.h>
 
@@ -27,14 +27,19 @@ struct StatePipe {
 // Errors: kResourceExhausted  no descriptors left.
 absl::StatusOr<StatePipe> make_state_pipe();
 
+// Makes calls on `fd`, and on whatever shares its file description, fail
+// with EAGAIN instead of waiting.
 absl::Status set_nonblocking(FdRef fd);
 
-// The front-end's end of the channel through which a back-end's state moves.
-// It is a pipe of our own, or what the back-end gave instead; then there is a
-// pipe of our own before it, because who has the other end of a descriptor can
-// make it block at any time, and because who moves the state wants a pipe.
+// The front-end's end of the channel through which a back-end's state moves,
+// for whoever drives VhostOps himself; VhostDev does it for the others.  It is
+// a pipe of our own, or what the back-end gave instead; then there is a pipe of
+// our own before it, because who has the other end of a descriptor can make it
+// block at any time, and because who moves the state wants a pipe.
 //
-// Nothing here waits.
+// Nothing here waits, and a write to a reader who is gone may raise SIGPIPE.
+// Thread: one.
+// Source: vhost-user.rst, VHOST_USER_SET_DEVICE_STATE_FD.
 class StateChannel {
  public:
   StateChannel() = default;
@@ -48,16 +53,19 @@ class StateChannel {
   // What to watch.
   FdRef fd() const { return relayed() ? theirs_ : pipe_; }
 
-  // -- Saving.  Bytes that can be taken from pipe() now; with 0, whether some
-  // may come. ---------------------------------------------------------------
+  // -- Saving ---------------------------------------------------------------
+
+  // What can be read from pipe() now.
   struct Available {
     uint64_t bytes = 0;
     bool end = false;  // No byte will follow.
   };
+  // Errors: of the descriptors.
   absl::StatusOr<Available> available();
   int pipe() const { return pipe_.get(); }
 
-  // -- Loading. -------------------------------------------------------------
+  // -- Loading --------------------------------------------------------------
+
   // Where bytes go: pipe() too, or the pipe before the relay.
   int entry() const { return relayed() ? entry_.get() : pipe_.get(); }
   // Hands on what waits before the relay; false: some of it still waits, for
@@ -82,4 +90,4 @@ class StateChannel {
 
 }  // namespace vhost
 
-#endif  // HW_VIRTIO_STATE_CHANNEL_H_
+#endif  // VHOSTDEV_STATE_CHANNEL_H_
