@@ -137,7 +137,7 @@ class VhostDev::Impl final : public BackendSink,
   const EventNotifier* kick_notifier(QueueIndex vq) const;
   const EventNotifier* call_notifier(QueueIndex vq) const;
   bool logging() const { return log_ != nullptr; }
-  std::vector<std::string> migration_blockers() const { return blockers_; }
+  std::vector<std::string> migration_blockers() const;
 
   // -- BackendSink ---------------------------------------------------------
   void on_config_changed() override;

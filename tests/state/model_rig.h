@@ -104,8 +104,6 @@ class ModelRig {
 
   StateLimits limits = {.idle_timeout = std::chrono::seconds(5),
                         .check_timeout = std::chrono::seconds(5)};
-  std::unique_ptr<testing::ModelBackend> model;
-  std::unique_ptr<VhostDev> dev;
 
  private:
   StateVmm& vmm_;
@@ -113,6 +111,11 @@ class ModelRig {
   testing::FakeVirtioDevice guest_{{.queues = 1, .rings_gpa = 0x10000}};
   testing::FakeNotifierBinding binding_;
   testing::RecordingBackendEvents events_;
+
+ public:
+  // ORDER: of destruction.
+  std::unique_ptr<testing::ModelBackend> model;
+  std::unique_ptr<VhostDev> dev;
 };
 
 // Compares what a model saves with what it should, and keeps none of it.

@@ -230,6 +230,11 @@ TEST_F(ModelState, AMemoryChangeWaits) {
   EXPECT_TRUE(saved->ok()) << *saved;
   EXPECT_EQ(rig->report().interrupted_by, 0u);
   EXPECT_TRUE(rig->start().ok());
+  EXPECT_TRUE(vmm.memory.remove(16 * kMiB).ok());
+  EXPECT_TRUE(rig->run([this](Completion done) {
+                   vmm.context->when_memory_settled(std::move(done));
+                 })
+                  .ok());
 }
 
 // Eight back-ends that each think for a while: all of them at once.

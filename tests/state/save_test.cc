@@ -236,6 +236,8 @@ TEST_F(SaveState, NothingElseIsToldMeanwhile) {
   EXPECT_TRUE(outcome.status().ok());
   EXPECT_EQ(journal->at(1), "CheckDeviceState");
   EXPECT_TRUE(start().ok());
+  EXPECT_TRUE(memory.remove(16 * kRam).ok());
+  loop.run_ready();
 }
 
 TEST_F(SaveState, AStopEndsIt) {
@@ -449,7 +451,7 @@ TEST_F(SaveState, AnInvalidationWaitsUntilTheBackEndMayBeTold) {
   EXPECT_TRUE(outcome.status().ok());
   EXPECT_TRUE(forgotten.status().ok());
   EXPECT_THAT(*journal, ElementsAre("SetDeviceStateFd save", "CheckDeviceState",
-                                    "UpdateIotlb 0x40000000+4096"));
+                                    "UpdateIotlb -0x40000000+4096"));
 }
 
 TEST_F(SaveState, AnInvalidationThatWaitsEndsWithTheBackEnd) {
@@ -476,6 +478,25 @@ TEST_F(SaveState, ADeviceThatNeedsItIsNotMigratedWithout) {
   make_ready(with_state(), options);
   EXPECT_THAT(dev->migration_blockers(),
               Not(Contains(HasSubstr("DEVICE_STATE"))));
+}
+
+TEST_F(SaveState, WhatAStopLeftBehindIsNotMigrated) {
+  VhostDev::Options options = options_for();
+  options.drain_timeout = std::chrono::milliseconds(5);
+  make_ready(with_state(), options);
+  ASSERT_TRUE(start().ok());
+  EXPECT_THAT(dev->migration_blockers(), IsEmpty());
+  set_indexes(kVq1, 5, 3);
+  set_base(kVq1, 5);
+  Outcome stopped;
+  dev->stop(StopReason::kMigration, stopped.completion());
+  loop.run_ready();
+  loop.advance(std::chrono::milliseconds(6));
+  ASSERT_EQ(stopped.code(), Code::kFailedPrecondition);
+
+  EXPECT_THAT(dev->migration_blockers(),
+              ElementsAre("disk: vq 1: requests in flight, and no way to hand "
+                          "them over"));
 }
 
 }  // namespace
