@@ -72,6 +72,8 @@ void VhostDev::Impl::shut_down() {
   peer_watch_.reset();
   config_watch_.reset();
   for (Queue& queue : queues_) queue.kick_watch.reset();
+  // The sink or the source may be gone when the frames are.
+  if (mover_ != nullptr) mover_->drop();
   const absl::Status why = absl::CancelledError("device destroyed");
   if (worker_ != nullptr) worker_->retire(why);
   if (inside_backend() || runner_.on_stack()) {
@@ -88,6 +90,7 @@ void VhostDev::Impl::shut_down() {
   next_.reset();
   waiting_start_.reset();
   collected_.clear();
+  held_invalidations_.clear();
 }
 
 VhostDev::VhostDev(VhostContext& context, std::unique_ptr<VhostOps> ops,
@@ -140,6 +143,15 @@ void VhostDev::set_guest_cid(uint64_t cid, Completion done) {
 void VhostDev::reset_owner(Completion done) {
   impl_->reset_owner(std::move(done));
 }
+void VhostDev::save_state(StateSink& sink, const StateLimits& limits,
+                          Completion done) {
+  impl_->save_state(sink, limits, std::move(done));
+}
+void VhostDev::load_state(StateSource& source, const StateLimits& limits,
+                          Completion done) {
+  impl_->load_state(source, limits, std::move(done));
+}
+void VhostDev::abandon_state() { impl_->abandon_state(); }
 void VhostDev::invalidate_iotlb(uint64_t iova, uint64_t size, Completion done) {
   impl_->invalidate_iotlb(iova, size, std::move(done));
 }

@@ -29,6 +29,8 @@
 #include "hw/virtio/memory_view.h"
 #include "hw/virtio/reconnect_schedule.h"
 #include "hw/virtio/sequence_runner.h"
+#include "vhostdev/state_channel.h"
+#include "hw/virtio/state_mover.h"
 #include "hw/virtio/task.h"
 #include "vhostdev/event_notifier.h"
 #include "vhostdev/vhost_dev.h"
@@ -54,6 +56,7 @@ namespace vhost {
 //   vhost_dev_enable.cc      queues enabled and disabled
 //   vhost_dev_masks.cc       what of masking concerns the back-end
 //   vhost_dev_messages.cc    messages of one kind of device only
+//   vhost_dev_state.cc       the back-end's own state, saved and loaded
 //   vhost_dev_iommu.cc       what stands behind the addresses of rings
 //   vhost_dev_in_band.cc     kicks and calls without descriptors
 //   vhost_dev_doorbells.cc   kicks that do not pass the VMM
@@ -92,6 +95,10 @@ class VhostDev::Impl final : public BackendSink,
   void send_rarp(std::array<uint8_t, 6> mac, Completion done);
   void set_guest_cid(uint64_t cid, Completion done);
   void reset_owner(Completion done);
+  void save_state(StateSink& sink, const StateLimits& limits, Completion done);
+  void load_state(StateSource& source, const StateLimits& limits,
+                  Completion done);
+  void abandon_state();
   void invalidate_iotlb(uint64_t iova, uint64_t size, Completion done);
   void get_inflight(uint16_t queue_size, Completion done);
   const InflightArea& inflight() const { return inflight_; }
@@ -130,7 +137,7 @@ class VhostDev::Impl final : public BackendSink,
   const EventNotifier* kick_notifier(QueueIndex vq) const;
   const EventNotifier* call_notifier(QueueIndex vq) const;
   bool logging() const { return log_ != nullptr; }
-  std::vector<std::string> migration_blockers() const { return blockers_; }
+  std::vector<std::string> migration_blockers() const;
 
   // -- BackendSink ---------------------------------------------------------
   void on_config_changed() override;
@@ -173,6 +180,7 @@ class VhostDev::Impl final : public BackendSink,
     bool internal = false;        // An update: nobody asked for it.
     bool about_log = false;       // Of the log, not of memory.
     bool kicks = false;           // Of neither: in-band kicks.
+    bool moves_state = false;     // The back-end is told nothing else.
     bool collected = false;       // By run(); otherwise posted.
     uint64_t serial = 0;
   };
@@ -199,7 +207,11 @@ class VhostDev::Impl final : public BackendSink,
 
   MonotonicTime after(Duration duration) const;
   // Whether the back-end is on the stack and must not be called.
-  bool inside_backend() const { return in_sink_ > 0 || services_.answering(); }
+  // Or somebody is whom the VMM gave, and who expects to see it again.
+  bool inside_backend() const {
+    return in_sink_ > 0 || services_.answering() ||
+           (mover_ != nullptr && mover_->calling_out());
+  }
 
   // The back-end is gone, or what it did is not known: closes it, keeps where
   // rings stand and tells the VMM once.  Idempotent.
@@ -423,6 +435,7 @@ class VhostDev::Impl final : public BackendSink,
   bool takes_iommu() const;
   void look_at_blockers();
   void drop_translations(uint64_t iova, uint64_t size);
+  void forget_translation(uint64_t iova, uint64_t size, Operation operation);
 
   // -- In-band notifications -----------------------------------------------
 
@@ -454,6 +467,20 @@ class VhostDev::Impl final : public BackendSink,
   Task set_mtu_task(uint16_t mtu);
   Task set_guest_cid_task(uint64_t cid);
   Task reset_owner_task();
+
+  // -- State of the back-end ------------------------------------------------
+
+  bool moving_state() const {
+    return current_.has_value() && current_->moves_state;
+  }
+  void look_at_move();
+  void end_move_if_due();
+  absl::Status move_interrupted() const;
+  Task open_state_channel(StateDirection direction);
+  Task check_state(Duration timeout);
+  Task save_state_task(StateSink* sink, StateLimits limits);
+  Task load_state_task(StateSource* source, StateLimits limits);
+  void move_ended();
 
   // -- Masks ---------------------------------------------------------------
 
@@ -540,6 +567,17 @@ class VhostDev::Impl final : public BackendSink,
   std::unique_ptr<EventLoop::Watch> config_watch_;
   bool config_masked_ = false;
   bool config_held_ = false;  // Signalled while masked.
+
+  std::unique_ptr<StateMover> mover_;  // Of the state that moves.
+  StateChannel state_channel_;         // Until it has it.
+  bool state_asked_ = false;
+  bool state_abandoned_ = false;
+  struct Invalidation {
+    uint64_t iova = 0;
+    uint64_t size = 0;
+    Operation operation;
+  };
+  std::vector<Invalidation> held_invalidations_;  // Until the move is over.
 
   bool backend_masks_ = true;  // Until it refuses.
   bool switching_ = false;

@@ -147,6 +147,22 @@ absl::Status VhostDev::Impl::join() {
   return context_.impl().add_user(this);
 }
 
+std::vector<std::string> VhostDev::Impl::migration_blockers() const {
+  std::vector<std::string> out = blockers_;
+  // What a stop left behind without noting it in an inflight area.
+  for (const Queue& queue : queues_) {
+    const char* why = nullptr;
+    if (queue.position == Position::kLost) why = "where it stands is not known";
+    if (queue.undrained || queue.unconfirmed) {
+      why = "requests in flight, and no way to hand them over";
+    }
+    if (why == nullptr) continue;
+    out.push_back(
+        absl::StrCat(options_.name, ": vq ", to_int(queue.index), ": ", why));
+  }
+  return out;
+}
+
 void VhostDev::Impl::update_blockers() {
   std::vector<std::string> now;
   const absl::Status able = can_log();
@@ -155,6 +171,10 @@ void VhostDev::Impl::update_blockers() {
   } else if (!log_refused_.ok()) {
     now.push_back(absl::StrCat(options_.name, ": runs without the dirty log: ",
                                log_refused_.message()));
+  }
+  if (options_.needs_device_state && !traits().has_device_state) {
+    now.push_back(
+        absl::StrCat(options_.name, ": back-end has no DEVICE_STATE"));
   }
   if (now == blockers_) return;
   blockers_ = std::move(now);

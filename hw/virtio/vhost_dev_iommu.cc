@@ -31,6 +31,17 @@ void VhostDev::Impl::invalidate_iotlb(uint64_t iova, uint64_t size,
                  "called while a request of the back-end is answered"));
     return;
   }
+  if (moving_state() && iotlb_told_) {
+    drop_translations(iova, size);
+    operation.serial = ++serials_;
+    held_invalidations_.push_back({iova, size, std::move(operation)});
+    return;
+  }
+  forget_translation(iova, size, std::move(operation));
+}
+
+void VhostDev::Impl::forget_translation(uint64_t iova, uint64_t size,
+                                        Operation operation) {
   // What a start under way has not told yet it asks for just before.
   if (!iotlb_told_) {
     complete(std::move(operation), absl::OkStatus());

@@ -60,6 +60,7 @@ void VhostDev::Impl::begin(Operation operation) {
   if (may_wait && !next_.has_value()) {
     if (operation.preempts == Preempts::kYes) preempted_ = true;
     next_ = std::move(operation);
+    look_at_move();
     return;
   }
   complete(std::move(operation), absl::FailedPreconditionError(absl::StrCat(
@@ -97,6 +98,7 @@ void VhostDev::Impl::sequence_ended(absl::Status status) {
   if (!absl::IsCancelled(status)) status = with_record(status);
   Operation ended = *std::exchange(current_, std::nullopt);
   preempted_ = false;
+  if (ended.moves_state) move_ended();
   if (ended.reconnects) {
     attempt_ended(std::move(status));
   } else if (ended.waits_for_peer && schedule_.active() && !next_.has_value()) {
@@ -192,6 +194,8 @@ void VhostDev::Impl::end_operations(const absl::Status& why, Tell tell,
   if (then == Reconnecting::kEnds) end_reconnecting(why);
   if (state() != DeviceState::kCreated) note_broken(why, tell);
   runner_.abandon();
+  mover_.reset();
+  state_channel_ = StateChannel();
   call_switch_ = Pending();
   switching_ = false;
   std::list<Beside> beside = std::exchange(beside_, {});
@@ -204,6 +208,9 @@ void VhostDev::Impl::end_operations(const absl::Status& why, Tell tell,
   if (ended.has_value() && !ended->internal) complete(*std::move(ended), why);
   if (waiting.has_value()) complete(*std::move(waiting), why);
   for (Beside& entry : beside) complete(std::move(entry.operation), why);
+  for (Invalidation& held : std::exchange(held_invalidations_, {})) {
+    complete(std::move(held.operation), why);
+  }
   // One that was broken before waited for this to end.
   if (schedule_.waiting()) defer([](Impl& self) { self.await_peer(); });
 }
@@ -233,6 +240,7 @@ void VhostDev::Impl::note_broken(const absl::Status& cause, Tell tell) {
   // ORDER: positions are read from guest memory before the references to it
   // are given up.
   keep_positions();
+  look_at_move();
   // What an attempt was told is forgotten with it.
   const absl::Status untold = of_attempt ? absl::OkStatus() : why;
   abandon_log_update(untold);
@@ -356,10 +364,15 @@ void VhostDev::Impl::pump_once(MonotonicTime deadline) {
   const std::optional<MonotonicTime> wake_at = runner_.wake_at();
   MonotonicTime until =
       wake_at.has_value() ? std::min(deadline, *wake_at) : deadline;
-  if (schedule_.waiting()) until = std::min(until, loop_.now());
+  const bool moves = mover_ != nullptr && mover_->under_way();
+  if (schedule_.waiting() || moves) until = std::min(until, loop_.now());
   ops_->pump(until);
   if (dead_) return;
-  const bool sleeps = runner_.wake_at().has_value() && loop_.now() < until;
+  end_move_if_due();
+  const bool idle = moves && mover_ != nullptr && !mover_->turn();
+  if (dead_) return;
+  const bool sleeps =
+      idle || (runner_.wake_at().has_value() && loop_.now() < until);
   if (sleeps || schedule_.waiting()) {
     // pump() had nothing to wait for, but the sequence sleeps.
     std::this_thread::sleep_for(kNap);

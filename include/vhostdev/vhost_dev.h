@@ -389,6 +389,9 @@ class VhostDev {
   bool logging() const;
 
   // Why this device cannot be migrated now, a sentence each; empty if it can.
+  // It has no dirty log; it has no DEVICE_STATE and needs one; a stop left
+  // requests behind that no inflight area names.  Of the latter alone
+  // migration_blockers_changed() does not tell.
   // QEMU: vhost_dev.migration_blocker.
   std::vector<std::string> migration_blockers() const;
 

@@ -50,6 +50,8 @@ void FakeBackend::forget_connection() {
   config_call.reset();
   iotlb.clear();
   cid.reset();
+  state_direction.reset();
+  state.reset();
 }
 
 void FakeBackend::Run::operator()(const Open& verb) {
@@ -364,6 +366,34 @@ void FakeBackend::Run::operator()(const SetGuestCid& verb) {
       return fake_refusal(absl::StrCat("cid ", verb.cid, " is in use"));
     }
     backend_.cid = verb.cid;
+    return absl::OkStatus();
+  });
+}
+
+void FakeBackend::Run::operator()(const SetDeviceStateFd& verb) {
+  if (!traits_.has_device_state) return no_such_verb("device state");
+  whole([&] {
+    for (const auto& [index, queue] : backend_.queues) {
+      if (queue.started) return fake_refusal("queues run");
+    }
+    backend_.state = UniqueFd(::dup(verb.fd.get()));
+    if (!backend_.state.valid()) return fake_refusal("no descriptor came");
+    backend_.state_direction = verb.direction;
+    if (backend_.state_reply.valid()) {
+      backend_.state.reset();
+      result_.fd = std::move(backend_.state_reply);
+    }
+    return absl::OkStatus();
+  });
+}
+
+void FakeBackend::Run::operator()(const CheckDeviceState&) {
+  if (!traits_.has_device_state) return no_such_verb("device state");
+  whole([&] {
+    if (!backend_.state_direction.has_value()) {
+      return fake_refusal("no state moved");
+    }
+    backend_.state_direction.reset();
     return absl::OkStatus();
   });
 }

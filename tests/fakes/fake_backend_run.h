@@ -61,8 +61,8 @@ class FakeBackend::Run {
   void operator()(const SetConfig& verb);
   void operator()(const SetConfigCall& verb);
   void operator()(const UpdateIotlb& verb);
-  void operator()(const SetDeviceStateFd&) { no_such_verb("device state"); }
-  void operator()(const CheckDeviceState&) { no_such_verb("device state"); }
+  void operator()(const SetDeviceStateFd& verb);
+  void operator()(const CheckDeviceState&);
   void operator()(const SetMtu& verb);
   void operator()(const SendRarp&);
   void operator()(const KickQueues& verb);

@@ -346,6 +346,11 @@ size_t ModelBackend::memory_regions() const {
   return core_->connected() ? core_->session()->memory_regions() : 0;
 }
 
+ModelStateReport ModelBackend::state_report() const {
+  const absl::MutexLock lock(&mutex_);
+  return core_->environment().state_report;
+}
+
 std::string ModelBackend::trouble() const {
   const absl::MutexLock lock(&mutex_);
   return core_->environment().trouble;

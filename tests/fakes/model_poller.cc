@@ -3,7 +3,6 @@
 
 #include <fcntl.h>
 #include <poll.h>
-#include <signal.h>
 #include <sys/epoll.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -12,6 +11,7 @@
 #include <cerrno>
 #include <optional>
 
+#include "hw/virtio/sigpipe_held.h"
 #include "vhostdev/status.h"
 
 namespace vhost::testing {
@@ -23,31 +23,6 @@ epoll_event make_event(uint32_t events, ModelWatch watch, uint32_t index) {
   event.data.u64 = uint64_t{static_cast<uint32_t>(watch)} << 32 | index;
   return event;
 }
-
-// Keeps a write to a pipe without readers from ending the process.
-class SigpipeBlocked {
- public:
-  SigpipeBlocked() {
-    sigemptyset(&sigpipe_);
-    sigaddset(&sigpipe_, SIGPIPE);
-    sigset_t pending;
-    sigpending(&pending);
-    was_pending_ = sigismember(&pending, SIGPIPE) == 1;
-    pthread_sigmask(SIG_BLOCK, &sigpipe_, &before_);
-  }
-  ~SigpipeBlocked() {
-    const timespec at_once = {};
-    if (!was_pending_) sigtimedwait(&sigpipe_, nullptr, &at_once);
-    pthread_sigmask(SIG_SETMASK, &before_, nullptr);
-  }
-  SigpipeBlocked(const SigpipeBlocked&) = delete;
-  SigpipeBlocked& operator=(const SigpipeBlocked&) = delete;
-
- private:
-  sigset_t sigpipe_;
-  sigset_t before_;
-  bool was_pending_;
-};
 
 }  // namespace
 
@@ -113,7 +88,7 @@ void signal_notifier(FdRef fd) {
   struct stat info;
   const bool may_raise = ::fstat(fd.get(), &info) == 0 &&
                          (S_ISFIFO(info.st_mode) || S_ISSOCK(info.st_mode));
-  std::optional<SigpipeBlocked> blocked;
+  std::optional<SigpipeHeld> blocked;
   if (may_raise) blocked.emplace();
   const uint64_t one = 1;
   // A write that fails: the notifier is set already, or nobody looks at it.

@@ -18,6 +18,7 @@ enum class ModelWatch : uint32_t {
   kSocket,
   kChannel,
   kKick,
+  kState,
 };
 
 struct ModelEvent {

@@ -90,6 +90,10 @@ const ModelSession::Rule ModelSession::rules[] = {
      kProtocolRarp},
     {Request::kNetSetMtu, 8, 8, 0, 0, false, &ModelSession::net_set_mtu,
      kProtocolMtu},
+    {Request::kSetDeviceStateFd, 8, 8, 1, 1, true,
+     &ModelSession::set_device_state_fd, kProtocolDeviceState},
+    {Request::kCheckDeviceState, 0, 0, 0, 0, true,
+     &ModelSession::check_device_state, kProtocolDeviceState},
 };
 // clang-format on
 
@@ -118,6 +122,7 @@ uint64_t model_protocol_features(const ModelEnvironment& environment) {
   if (options.vring_base_inflight) {
     all |= user::bit_mask(kProtocolGetVringBaseInflight);
   }
+  if (options.state.offered) all |= user::bit_mask(kProtocolDeviceState);
   return all & ~options.without_protocol_features;
 }
 
@@ -134,6 +139,7 @@ ModelSession::ModelSession(UniqueFd socket, ModelEnvironment* environment)
 ModelSession::~ModelSession() {
   for (const auto& vring : vrings_) vring->stop();
   if (channel_.has_value()) environment_->poller.remove(channel_->fd());
+  drop_state();
   environment_->poller.remove(socket_.fd());
 }
 
@@ -152,7 +158,9 @@ void ModelSession::on_event(const ModelEvent& event) {
 absl::Status ModelSession::progress(ModelTime now) {
   VHOST_RETURN_IF_ERROR(socket_.flush());
   serve_rings(now);
+  VHOST_RETURN_IF_ERROR(move_state(now));
   for (int i = 0; i < kMessagesPerRound && socket_.flushed(); ++i) {
+    if (busy_with_state()) break;
     if (!message_.has_value()) VHOST_RETURN_IF_ERROR(receive(now));
     if (!message_.has_value()) break;
     if (now < message_due_ || !quiet_for(*message_)) {
@@ -167,6 +175,7 @@ absl::Status ModelSession::progress(ModelTime now) {
       environment_->options.on_handled(about_);
     }
   }
+  VHOST_RETURN_IF_ERROR(move_state(now));
   more_ = serve_rings(now);
   if (dead()) return absl::CancelledError("killed");
   send_own_messages();
@@ -276,6 +285,8 @@ absl::Status ModelSession::execute(ModelFrame& message) {
   if (rule == std::end(rules)) {
     return refuse(message, absl::UnimplementedError("unknown"));
   }
+  if (is_ignored(message)) return absl::OkStatus();
+  note_interruption(message);
   if (message_refused_) {
     return refuse(message, absl::CancelledError("refused on purpose"));
   }
@@ -317,7 +328,8 @@ absl::Status ModelSession::refuse(const ModelFrame& message,
 }
 
 void ModelSession::watch_socket() {
-  const bool readable = !message_.has_value() && socket_.flushed();
+  const bool readable =
+      !message_.has_value() && socket_.flushed() && !busy_with_state();
   const bool writable = !socket_.flushed();
   if (readable == watched_readable_ && writable == watched_writable_) return;
   environment_->poller.change(socket_.fd(), ModelWatch::kSocket, readable,
@@ -333,6 +345,10 @@ std::optional<ModelTime> ModelSession::wake_at(ModelTime now) const {
     if (!first.has_value() || when < *first) first = when;
   };
   if (message_.has_value() && message_due_ > now) note(message_due_);
+  if (state_.has_value() && !state_->over() && !state_watched_ &&
+      state_->waits()) {
+    note(state_->start());
+  }
   for (const auto& vring : vrings_) {
     if (const auto due = vring->due(); due.has_value()) note(*due);
   }

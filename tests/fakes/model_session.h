@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "backends/user/message_table.h"
 #include "tests/fakes/model_socket.h"
+#include "tests/fakes/model_state.h"
 #include "tests/fakes/model_vring.h"
 #include "vhostdev/features.h"
 #include "vhostdev/unique_fd.h"
@@ -120,6 +121,15 @@ class ModelSession final : public ModelVringHost {
   Answer set_inflight_fd(ModelFrame& message);
   bool leaves_inflight(uint64_t index) const;
 
+  // model_session_state.cc
+  Answer set_device_state_fd(ModelFrame& message);
+  Answer check_device_state(ModelFrame& message);
+  bool busy_with_state() const;
+  bool is_ignored(const ModelFrame& message) const;
+  void note_interruption(const ModelFrame& message);
+  absl::Status move_state(ModelTime now);
+  void drop_state();
+
   absl::StatusOr<ModelVring*> vring(uint64_t index);
   absl::Status use_memory(ModelMemory memory);
 
@@ -132,6 +142,8 @@ class ModelSession final : public ModelVringHost {
   uint8_t status_ = 0;
 
   std::shared_ptr<ModelMapping> inflight_;
+  std::optional<ModelStateMove> state_;
+  bool state_watched_ = false;
   UniqueFd answer_fd_;  // To go with the answer under way.
 
   uint64_t messages_ = 0;

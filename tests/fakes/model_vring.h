@@ -40,6 +40,7 @@ struct ModelEnvironment {
   ModelOptions options;
   ModelPoller poller;
   ModelCounters counters;
+  ModelStateReport state_report;
   std::string trouble;
   ModelStores stores{&options};
 

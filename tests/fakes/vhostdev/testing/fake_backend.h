@@ -76,6 +76,9 @@ class FakeBackend {
   std::optional<uint64_t> inflight_file_bytes;  // Of its file; or as it says.
   bool can_reset_owner = false;
   bool is_vsock = false;
+  // Its end of the channel that it gives instead of ours, at the next
+  // SetDeviceStateFd.
+  UniqueFd state_reply;
   std::set<uint64_t> cids_in_use;              // Of other guests.
   std::set<uint32_t> queues_without_doorbell;  // Among those that have them.
 
@@ -93,6 +96,10 @@ class FakeBackend {
   std::map<uint64_t, IotlbEntry> iotlb;  // By IOVA.
   uint16_t mtu = 0;
   std::optional<uint64_t> cid;
+  // The end of a channel that SetDeviceStateFd gave; the test writes its state
+  // there, or reads it.
+  std::optional<StateDirection> state_direction;
+  UniqueFd state;
 
  private:
   class Run;

@@ -16,6 +16,7 @@
 #include "vhostdev/features.h"
 #include "vhostdev/testing/model_device.h"
 #include "vhostdev/testing/model_fault.h"
+#include "vhostdev/testing/model_state.h"
 #include "vhostdev/unique_fd.h"
 
 namespace vhost::testing {
@@ -50,6 +51,9 @@ struct ModelOptions {
   // Likewise: stopping a ring does not wait for the requests noted in an
   // inflight area.
   bool vring_base_inflight = false;
+
+  // DEVICE_STATE, likewise; not saved or loaded are rings and the disk.
+  ModelStateOptions state;
 
   // How long a request is in flight.
   std::chrono::nanoseconds latency{0};
@@ -171,6 +175,7 @@ class ModelBackend {
   uint64_t accepted_protocol_features() const;
   uint8_t device_status() const;
   size_t memory_regions() const;
+  ModelStateReport state_report() const;
 
   // The newest trouble (see ModelOptions::on_trouble); empty if there was none.
   std::string trouble() const;
