@@ -16,6 +16,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "vhostdev/backend_services.h"
+#include "vhostdev/device_state.h"
 #include "vhostdev/event_loop.h"
 #include "vhostdev/features.h"
 #include "vhostdev/flight_record.h"
@@ -112,6 +113,9 @@ class VhostDev {
     // Ask a back-end that can keep one for an inflight area, before the first
     // start, and give it to each later one and to its successors.
     bool track_inflight = true;
+    // The back-end has state of its own that must move with the guest: a file
+    // system, for example.  One without DEVICE_STATE then blocks a migration.
+    bool needs_device_state = false;
     // Empty: a lost back-end is lost until init() is called.
     std::optional<ReconnectPolicy> reconnect;
 
@@ -262,6 +266,48 @@ class VhostDev {
   // Errors: kUnimplemented  it has no such request.
   // QEMU: VhostOps::vhost_reset_owner (no caller left).
   void reset_owner(Completion done);
+
+  // -- State of the back-end itself, moved to another one (device_state.h).
+  // In errors the operations are "save_state" and "load_state".  Until such an
+  // operation is over the back-end is told nothing else: changes of memory,
+  // the log and translations wait for it. ------------------------------------
+
+  // Moves the state of the stopped back-end to `sink`.  The end is written only
+  // after the back-end vouched for it (CHECK_DEVICE_STATE); in any other case
+  // the sink sees no end.
+  //
+  // If it fails because of the sink or of a limit, by abandon_state() or by a
+  // stop, the back-end is told by closing the pipe and asked once more
+  // (CHECK_DEVICE_STATE, whatever it answers): then the device is kReady and
+  // can start.  A back-end that does not answer that is lost: kBroken.
+  // States: kReady.
+  // Errors: kUnimplemented      the back-end cannot, or gives a channel that is
+  //                             neither a pipe nor a socket.
+  //         kAborted            it refused, or does not vouch for the state.
+  //         kResourceExhausted  more than limits.most_bytes.
+  //         kDeadlineExceeded   nothing moved for limits.idle_timeout, or no
+  //                             answer within limits.check_timeout.
+  //         the sink's
+  // QEMU: vhost_save_backend_state.
+  void save_state(StateSink& sink, const StateLimits& limits, Completion done);
+
+  // Moves a state from `source` into the back-end, before it is told anything
+  // else: after init(), before the first start.  The back-end is reset first,
+  // where it can be (RESET_DEVICE).
+  //
+  // If the back-end refuses the state the device is kReady, without it.  If the
+  // load fails in another way the connection is closed before the pipe is, so
+  // that a part of a state is not taken for a whole one: kBroken.
+  // States: kReady.
+  // Errors: as save_state; the source's.
+  // QEMU: vhost_load_backend_state.
+  void load_state(StateSource& source, const StateLimits& limits,
+                  Completion done);
+
+  // Ends save_state or load_state early: its completion gets kCancelled.
+  // Gentler than cancel(): a back-end that was saving survives.  Neither under
+  // way: nothing happens.
+  void abandon_state();
 
   // Behind an IOMMU: what [iova, iova + size) stood for does not hold any more.
   // The VMM answers its guest's unmap when `done` has run: only then the
