@@ -15,6 +15,9 @@
 #include "vhostdev/dirty_provider.h"
 #include "vhostdev/event_loop.h"
 #include "vhostdev/memory.h"
+#include "vhostdev/migration_manifest.h"
+#include "vhostdev/migration_records.h"
+#include "vhostdev/migration_stream.h"
 #include "vhostdev/status.h"
 #include "vhostdev/unique_fd.h"
 #include "vhostdev/vhost_context.h"
@@ -31,12 +34,11 @@
 
 namespace vhost {
 
-struct DeviceCore;  // vhostdev/migration_stream.h
-
-// A piece of guest memory that moves.
-struct RamBlock {
-  uint32_t id = 0;  // The same at both ends, and never used again.
-  std::string name;
+// A piece of guest memory that moves: RamBlock (migration_manifest.h), and
+// where it is in this process.
+struct MigrationRam {
+  uint32_t id = 0;    // The same at both ends, and never used again.
+  std::string name;   // Printable: "ram".
   uint64_t gpa = 0;   // A multiple of kLogPageSize, as `size`.
   uint64_t size = 0;  // Bytes, not 0.
   std::shared_ptr<const MemoryRegion> region;  // Keeps it mapped.
@@ -53,13 +55,13 @@ class MigrationDevice {
   virtual ~MigrationDevice() = default;
 
   // The same at both ends, and unique there: "disk0".
-  virtual const std::string& name() const = 0;
+  virtual std::string name() const = 0;
   virtual VhostDev& dev() = 0;
-  virtual uint32_t virtio_id() const = 0;
-
-  // Bytes of configuration space that the back-end has; they are compared, and
-  // set where they differ and can be.
-  virtual uint32_t config_size() const { return 0; }
+  // What the VMM knows of the device: virtio_id, device_class, queue_sizes,
+  // format, offered, acked (source), config_length: bytes of configuration
+  // space to move, at most those of VhostDev::Options, 0 for none.  The rest is
+  // filled in from dev().
+  virtual DeviceManifest describe() const = 0;
   // Whether what the back-end knows must move with the device
   // (VhostDev::save_state): a file system's open files.  A device that has it
   // and must not be without it is not moved to a back-end that takes none.
@@ -83,8 +85,8 @@ class MigrationDevice {
 
   // Takes the rings back; the guest is paused.  Default: VhostDev::stop.
   virtual void stop(Completion done);
-  // What the transport knows of a stopped device.  The bases are put in
-  // afterwards from VhostDev::queue_base.
+  // What virtio knows of a stopped device.  The bases are put in afterwards,
+  // from VhostDev::queue_base, and the used indices, from memory.
   virtual absl::StatusOr<DeviceCore> save_core() = 0;
 
   // -- The destination -----------------------------------------------------
@@ -106,10 +108,10 @@ class MigrationVmm {
  public:
   virtual ~MigrationVmm() = default;
 
-  // All memory of the guest that moves.  Asked before every round: blocks that
-  // were added since are moved too, and ones that are gone are taken out at the
-  // other end.  Between the pause and the end nothing changes.
-  virtual std::vector<RamBlock> ram_blocks() = 0;
+  // All memory of the guest that moves.  Asked before every round: what was
+  // added since is moved too; that one is gone ends the migration.  Between the
+  // pause and the end nothing changes.
+  virtual std::vector<MigrationRam> ram() = 0;
   // All devices of the guest; the same ones until the migration is over.
   virtual std::vector<MigrationDevice*> devices() = 0;
   // Who else knows of writes to memory; the same ones until it is over.
@@ -133,10 +135,9 @@ class MigrationVmm {
 
   // -- The destination -----------------------------------------------------
 
-  // The source has a block that is not here (`block.region` is null), or has
-  // one no more: memory was plugged or unplugged while the guest ran there.
+  // The source's guest got memory while it runs there: the same is to be here,
+  // and among ram(), when this returns.  Default: kUnimplemented.
   virtual absl::Status add_ram(const RamBlock& block);
-  virtual absl::Status remove_ram(uint32_t id);
   // Takes over what save_guest() said at the other end.  Memory is complete.
   // The bytes are another host's word: check them.
   virtual absl::Status load_guest(absl::string_view bytes) = 0;
@@ -247,12 +248,6 @@ struct MigrationTimeouts {
   Duration resume = std::chrono::seconds(60);   // For "resumed".
 };
 
-// How bytes are checked on their way.
-enum class MigrationIntegrity : uint8_t {
-  kChecksum,   // XXH3 of every record.
-  kTransport,  // The channel does it (TLS): lengths and totals only.
-};
-
 // Sends a guest.  One migration at a time; after one that failed another may be
 // started.  All methods on the loop's thread, except progress().
 //
@@ -268,7 +263,9 @@ class MigrationSource {
     // After so many passes over memory without getting there: kAborted, with
     // the rates in its message.
     uint32_t max_rounds = 30;
-    MigrationIntegrity integrity = MigrationIntegrity::kChecksum;
+    Integrity integrity = Integrity::kXxh3;
+    // Most bytes of back-end state taken from one device.
+    uint64_t most_state = uint64_t{16} << 30;
     // Compares all of memory at the end.  Costs a read of it on either side,
     // in the downtime: some 100 ms per GiB.
     bool compare_ram = false;
@@ -337,6 +334,8 @@ class MigrationSource {
 class MigrationDestination {
  public:
   struct Options {
+    // The least that is accepted; kTransport: both.
+    Integrity integrity = Integrity::kXxh3;
     // Most bytes of back-end state taken for one device.
     uint64_t most_state = uint64_t{16} << 30;
     MigrationTimeouts timeouts;
