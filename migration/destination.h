@@ -119,6 +119,8 @@ class MigrationDestination::Impl
   // destination_start.cc
   absl::Status take_commit();
   void start_devices();
+  void start_device(size_t index);
+  void device_connected(size_t index, absl::Status status);
   void device_started(size_t index, absl::Status status);
   void start_guest();
   void guest_started(absl::Status status);

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "migration/describe.h"
 #include "migration/destination.h"
 #include "vhostdev/status.h"
 
@@ -23,11 +24,38 @@ void MigrationDestination::Impl::start_devices() {
   error_ = absl::OkStatus();
   ++outstanding_;  // This loop.
   for (size_t i = 0; i < devices_.size(); ++i) {
-    if (!devices_[i].to_start) continue;
-    devices_[i].device->start(after(&Impl::device_started, i));
+    if (devices_[i].to_start) start_device(i);
   }
   --outstanding_;
   start_guest();
+}
+
+// A back-end that was lost since it was prepared is connected again, unless it
+// had a state.
+void MigrationDestination::Impl::start_device(size_t index) {
+  Device& entry = devices_[index];
+  VhostDev& dev = entry.device->dev();
+  if (dev.state() != DeviceState::kBroken || is_reconnecting(dev)) {
+    return entry.device->start(after(&Impl::device_started, index));
+  }
+  if (entry.state == nullptr || entry.discards) {
+    return dev.init(after(&Impl::device_connected, index));
+  }
+  ++outstanding_;
+  device_started(index, absl::UnavailableError(
+                            "its back-end is lost, and the state it had"));
+}
+
+void MigrationDestination::Impl::device_connected(size_t index,
+                                                  absl::Status status) {
+  --outstanding_;
+  Device& entry = devices_[index];
+  if (status.ok()) status = place(entry);
+  if (status.ok()) {
+    return entry.device->start(after(&Impl::device_started, index));
+  }
+  ++outstanding_;
+  device_started(index, std::move(status));
 }
 
 void MigrationDestination::Impl::device_started(size_t index,

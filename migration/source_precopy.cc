@@ -128,6 +128,14 @@ Duration MigrationSource::Impl::predicted() const {
 }
 
 void MigrationSource::Impl::switchover() {
+  // What cannot be stopped is found before the guest is.
+  for (const Device& entry : devices_) {
+    const VhostDev& dev = entry.device->dev();
+    if (dev.state() != DeviceState::kBroken) continue;
+    return fail(absl::UnavailableError(absl::StrCat(
+        entry.device->name(),
+        ": its back-end is lost: ", dev.broken_status().message())));
+  }
   board_.enter(Phase::kSwitchover);
   const absl::Status status =
       channel_->writer().record(RecordType::kSwitchover, 0, {});
