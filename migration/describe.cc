@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "migration/describe.h"
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cstring>
@@ -70,6 +71,13 @@ RamBlock describe(const MigrationRam& ram) {
   return {.id = ram.id, .name = ram.name, .gpa = ram.gpa, .size = ram.size};
 }
 
+const DeviceManifest* find_device(const Manifest& manifest, size_t number) {
+  const auto found = std::find_if(
+      manifest.devices.begin(), manifest.devices.end(),
+      [number](const DeviceManifest& d) { return d.id == number; });
+  return found == manifest.devices.end() ? nullptr : &*found;
+}
+
 std::vector<DeviceManifest> describe_source(
     const std::vector<MigrationDevice*>& devices) {
   std::vector<DeviceManifest> out;
@@ -97,8 +105,9 @@ std::vector<DeviceManifest> describe_destination(
     const BackendTraits& traits = devices[i]->dev().traits();
     DeviceManifest manifest = describe_device(*devices[i], i);
     manifest.device_state = traits.has_device_state;
-    if (traits.has_inflight && i < source.devices.size()) {
-      manifest.inflight = source.devices[i].inflight;
+    const DeviceManifest* theirs = find_device(source, i);
+    if (traits.has_inflight && theirs != nullptr) {
+      manifest.inflight = theirs->inflight;
     }
     out.push_back(std::move(manifest));
   }

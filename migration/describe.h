@@ -25,6 +25,9 @@ std::vector<DeviceManifest> describe_destination(
 
 RamBlock describe(const MigrationRam& ram);
 
+// The device of `manifest` with that number; null: there is none.
+const DeviceManifest* find_device(const Manifest& manifest, size_t number);
+
 // Whether the VMM described its memory well.
 // Errors: kInvalidArgument  empty, not of whole pages, or not inside its
 // region.

@@ -230,7 +230,9 @@ absl::Status MigrationDestination::Impl::take_manifest(
   VHOST_RETURN_IF_ERROR(refusal(reply.reasons));
   for (size_t i = 0; i < devices_.size(); ++i) {
     devices_[i].manifest = ours.devices[i];
-    devices_[i].layout = theirs->devices[i].inflight;
+    // There is one: the manifests do not differ.
+    const DeviceManifest* device = find_device(*theirs, i);
+    if (device != nullptr) devices_[i].layout = device->inflight;
   }
   limit_.reset();
   board_.enter(Phase::kPrecopy);

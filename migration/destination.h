@@ -57,6 +57,7 @@ class MigrationDestination::Impl
     bool loading = false;
     bool discards = false;  // Its state is not wanted, or was refused.
     bool to_start = false;  // It ran at the source, and does not yet here.
+    bool tried_again = false;
   };
   using Step = void (Impl::*)(absl::Status);
   using DeviceStep = void (Impl::*)(size_t, absl::Status);

@@ -60,6 +60,10 @@ absl::Status MigrationDestination::Impl::take_ram_blocks(
     if (blocks_.contains(block.id)) {
       return absl::DataLossError(absl::StrCat(what, ": is there already"));
     }
+    if (blocks_.size() >= kMaxRamBlocks) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat(what, ": more than ", kMaxRamBlocks, " blocks"));
+    }
     VHOST_RETURN_IF_ERROR(annotate(vmm_.add_ram(block), what));
     VHOST_RETURN_IF_ERROR(refresh_ram());
     const auto found = blocks_.find(block.id);

@@ -24,6 +24,7 @@ void MigrationDestination::Impl::start_devices() {
   error_ = absl::OkStatus();
   ++outstanding_;  // This loop.
   for (size_t i = 0; i < devices_.size(); ++i) {
+    devices_[i].tried_again = false;
     if (devices_[i].to_start) start_device(i);
   }
   --outstanding_;
@@ -61,7 +62,13 @@ void MigrationDestination::Impl::device_connected(size_t index,
 void MigrationDestination::Impl::device_started(size_t index,
                                                 absl::Status status) {
   --outstanding_;
-  devices_[index].to_start = !status.ok();
+  Device& entry = devices_[index];
+  if (!status.ok() && entry.device->dev().state() == DeviceState::kBroken &&
+      !std::exchange(entry.tried_again, true)) {
+    // It was lost before anybody had noticed.
+    return start_device(index);
+  }
+  entry.to_start = !status.ok();
   error_.Update(annotate(status, devices_[index].device->name()));
   start_guest();
 }

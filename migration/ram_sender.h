@@ -26,13 +26,13 @@ class RamSender {
  public:
   // Pages of one record, and of one fill().
   static constexpr uint64_t kRecordPages = 64;
-  static constexpr uint64_t kTurnPages = 1024;
+  static constexpr uint64_t kTurnPages = 256;
 
   // Borrowed; outlive this.
   RamSender(DirtyTracker& tracker, StreamWriter& writer)
       : tracker_(tracker), writer_(writer) {}
 
-  // Appends some of what is dirty: one record of pages, or a few MiB of zeros
+  // Appends some of what is dirty: one record of pages, or a MiB of zeros
   // looked at.  False: nothing is dirty any more, and all is appended.
   absl::StatusOr<bool> fill();
 

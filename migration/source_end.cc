@@ -35,7 +35,10 @@ bool MigrationSource::Impl::commit_is_out() const {
 }
 
 void MigrationSource::Impl::moved() {
-  for (Device& entry : devices_) entry.device->dev().stop_reconnecting();
+  if (to_ == To::kHost) {
+    // A back-end that both hosts can reach is the other one's now.
+    for (Device& entry : devices_) entry.device->dev().stop_reconnecting();
+  }
   report();
   channel_->finish();
   board_.guest_up();

@@ -63,8 +63,9 @@ absl::StatusOr<bool> MigrationSource::Impl::fill_ram() {
 // would not take long.
 absl::Status MigrationSource::Impl::round_over() {
   const uint64_t moved = ram_->moved() - moved_before_;
-  VHOST_RETURN_IF_ERROR(tracker_->sync());
+  // ORDER: a block is known before its pages are told.
   VHOST_RETURN_IF_ERROR(refresh_ram());
+  VHOST_RETURN_IF_ERROR(tracker_->sync());
   measure();
   const RoundEnd end = {.round = rounds_ - 1,
                         .sent_bytes = moved,

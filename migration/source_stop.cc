@@ -80,8 +80,8 @@ absl::Status MigrationSource::Impl::harvest() {
           dev.queue_base(QueueIndex{static_cast<uint32_t>(i)}));
     }
   }
-  VHOST_RETURN_IF_ERROR(tracker_->sync());
   VHOST_RETURN_IF_ERROR(refresh_ram());
+  VHOST_RETURN_IF_ERROR(tracker_->sync());
   // Every device has stopped, and said so: nobody may have written since.
   if (const uint64_t late = tracker_->sync_log(); late != 0) {
     return absl::DataLossError(absl::StrCat(

@@ -283,7 +283,7 @@ class MigrationSource {
                     // was fenced off): it may run twice otherwise.
     };
     LostAnswer on_lost_answer = LostAnswer::kStayPaused;
-    MigrationTimeouts timeouts;
+    MigrationTimeouts timeouts = {};
   };
 
   // All are borrowed and outlive this.
@@ -346,7 +346,7 @@ class MigrationDestination {
     Integrity integrity = Integrity::kXxh3;
     // Most bytes of back-end state taken for one device.
     uint64_t most_state = uint64_t{16} << 30;
-    MigrationTimeouts timeouts;
+    MigrationTimeouts timeouts = {};
   };
 
   MigrationDestination(EventLoop& loop, VhostContext& context,

@@ -297,7 +297,7 @@ TEST_F(Migration, AConfigurationThatCannotBeMovedIsToldToTheGuest) {
 
 TEST_F(Migration, ABackEndThatWritesAfterItsStopEndsIt) {
   // The device says that it stopped, and marks a page behind the last harvest.
-  source_vmm.on_round = [this] {
+  source_vmm.writes.on_sync = [this] {
     if (!source_vmm.running) source_vmm.context.log().mark(0x5000, 1);
   };
   migrate();
@@ -316,6 +316,45 @@ TEST_F(Migration, APageThatNobodyToldOfIsFound) {
   expect_here();
   EXPECT_EQ(source_status->code(), absl::StatusCode::kDataLoss);
   EXPECT_THAT(message(source_status), HasSubstr("ram block ram"));
+}
+
+TEST_F(Migration, AllDevicesAreStoppedAtOnce) {
+  for (const auto& toy : source_vmm.toys) {
+    const VirtqueueConfig queue = toy->guest.queue(QueueIndex{0});
+    // Five requests that are under way for 40 ms yet.
+    ASSERT_TRUE(testing::set_avail_index(source_vmm.memory, queue, 5));
+    toy->backend().harvests[0] = VringBase{5};
+    toy->journal->clear();
+  }
+  start();
+  ASSERT_TRUE(run_until([this] {
+    return source->progress().phase == MigrationPhase::kStopping;
+  }));
+  const MonotonicTime stopping = loop.now();
+  ASSERT_TRUE(run_until(
+      [&] { return loop.now() >= stopping + std::chrono::milliseconds(40); }));
+  for (const auto& toy : source_vmm.toys) {
+    EXPECT_EQ(toy->dev().state(), DeviceState::kStopping);
+    EXPECT_THAT(*toy->journal, Contains("Harvest q0"));
+    ASSERT_TRUE(testing::set_used_index(source_vmm.memory,
+                                        toy->guest.queue(QueueIndex{0}), 5));
+    source_vmm.context.log().mark(toy->guest.queue(QueueIndex{0}).used_gpa, 4);
+  }
+  ASSERT_TRUE(run());
+  expect_moved();
+  for (const auto& phase : source->progress().phases) {
+    if (phase.phase != MigrationPhase::kStopping) continue;
+    EXPECT_LT(phase.time, std::chrono::milliseconds(60));
+  }
+}
+
+TEST_F(Migration, ADeviceThatDoesNotDrainStaysHere) {
+  const VirtqueueConfig queue = source_vmm.toys[1]->guest.queue(QueueIndex{0});
+  ASSERT_TRUE(testing::set_avail_index(source_vmm.memory, queue, 5));
+  source_vmm.toys[1]->backend().harvests[0] = VringBase{5};
+  migrate();
+  expect_here();
+  EXPECT_THAT(message(source_status), HasSubstr("not drained"));
 }
 
 TEST_F(Migration, WithoutHashesItMovesTooIfBothAgree) {
@@ -343,6 +382,7 @@ TEST_F(Migration, SecondOneCannotBeStartedMeanwhile) {
 }
 
 TEST_F(Migration, EndingTheVmmInTheMiddleLeavesNothingBehind) {
+  const size_t before = loop.watches();
   start();
   wire->plan(RecordType::kRamPages, Wire::Do::kCall, [this] {
     source.reset();
@@ -352,7 +392,7 @@ TEST_F(Migration, EndingTheVmmInTheMiddleLeavesNothingBehind) {
   EXPECT_TRUE(wire->planned_happened());
   EXPECT_FALSE(source_status.has_value());
   EXPECT_FALSE(destination_status.has_value());
-  EXPECT_EQ(loop.watches(), 0u);
+  EXPECT_EQ(loop.watches(), before);
 }
 
 }  // namespace

@@ -142,8 +142,23 @@ TEST_P(RollBack, LeavesOneSideRunning) {
   EXPECT_EQ(destination_vmm.toys[0]->backend().queues[0].base, VringBase{9});
 }
 
-INSTANTIATE_TEST_SUITE_P(Matrix, RollBack,
-                         ::testing::Combine(ValuesIn(kSteps), ValuesIn(kWhats)),
+// A back-end that dies when the guest runs at the destination is no part of
+// this.
+std::vector<StepAndWhat> matrix() {
+  std::vector<StepAndWhat> out;
+  for (const auto& step : kSteps) {
+    for (const auto& what : kWhats) {
+      if (step.first == RecordType::kResumed &&
+          what.first == What::kDestinationBackEndKilled) {
+        continue;
+      }
+      out.emplace_back(step, what);
+    }
+  }
+  return out;
+}
+
+INSTANTIATE_TEST_SUITE_P(Matrix, RollBack, ValuesIn(matrix()),
                          [](const auto& test) {
                            return absl::StrCat(std::get<0>(test.param).second,
                                                "_",
@@ -183,11 +198,6 @@ const Failing kFailing[] = {
     {"S3Provider", [](ToyVmm& s, ToyVmm&) { s.writes.fail_sync = kPlanned; },
      "planned"},
     {"S5Pause", [](ToyVmm& s, ToyVmm&) { s.fail_pause = kPlanned; }, "planned"},
-    {"S5Quiesce",
-     [](ToyVmm& s, ToyVmm&) {
-       s.toys[1]->ops->refuse_next("Quiesce", absl::AbortedError("planned"));
-     },
-     "planned"},
     {"S5Harvest",
      [](ToyVmm& s, ToyVmm&) {
        s.toys[1]->ops->refuse_next("Harvest", absl::AbortedError("planned"));

@@ -19,20 +19,24 @@ constexpr uint32_t kQueues = 2;
 // Devices
 // ---------------------------------------------------------------------------
 
-ToyVmm::Device::Device(ToyVmm& vmm, std::string name, uint64_t rings)
+ToyVmm::Device::Device(ToyVmm& vmm, std::string name, uint64_t rings,
+                       std::unique_ptr<VhostOps> its_ops)
     : guest({.queues = kQueues, .num = kNum, .rings_gpa = rings}),
       vmm_(vmm),
       name_(std::move(name)) {
-  auto fake = std::make_unique<testing::FakeVhostOps>();
-  ops = fake.get();
-  journal = fake->shared_journal;
-  fake->backend.config.assign(8, std::byte{1});
+  if (its_ops == nullptr) {
+    auto fake = std::make_unique<testing::FakeVhostOps>();
+    ops = fake.get();
+    journal = fake->shared_journal;
+    fake->backend.config.assign(8, std::byte{1});
+    its_ops = std::move(fake);
+  }
   VhostDev::Options options;
   options.name = name_;
   options.queues = QueueMap::identity(kQueues);
   options.track_inflight = false;
   options.config_size = 8;
-  dev_ = std::make_unique<VhostDev>(vmm.context, std::move(fake), guest,
+  dev_ = std::make_unique<VhostDev>(vmm.context, std::move(its_ops), guest,
                                     binding, events, nullptr, options);
 }
 
@@ -126,6 +130,7 @@ absl::Status ToyVmm::Writes::enable() {
 
 absl::Status ToyVmm::Writes::sync(DirtySink& sink) {
   EXPECT_EQ(enabled, 1);
+  if (on_sync != nullptr) on_sync();
   if (!fail_sync.ok()) return fail_sync;
   for (const auto& [gpa, size] : std::exchange(ranges_, {})) {
     tell_dirty(gpa, size, sink);
@@ -141,13 +146,14 @@ void ToyVmm::Writes::add(uint64_t gpa, uint64_t size) {
 // The VMM
 // ---------------------------------------------------------------------------
 
-ToyVmm::ToyVmm(EventLoop& its_loop, size_t devices)
+ToyVmm::ToyVmm(EventLoop& its_loop, size_t devices, const MakeOps& make_ops)
     : loop(its_loop), context(its_loop, memory) {
   const auto region = testing::add_memory(memory, 0, kRam);
   blocks.push_back({.id = 0, .name = "ram", .size = kRam, .region = region});
   for (size_t i = 0; i < devices; ++i) {
-    toys.push_back(std::make_unique<Device>(*this, absl::StrCat("disk", i),
-                                            (4 * i + 1) << 16));
+    toys.push_back(std::make_unique<Device>(
+        *this, absl::StrCat("disk", i), (4 * i + 1) << 16,
+        make_ops == nullptr ? nullptr : make_ops(i)));
   }
 }
 

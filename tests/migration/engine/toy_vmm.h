@@ -3,6 +3,7 @@
 #define TESTS_MIGRATION_ENGINE_TOY_VMM_H_
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <set>
@@ -30,7 +31,9 @@ class ToyVmm final : public MigrationVmm {
 
   class Device final : public MigrationDevice {
    public:
-    Device(ToyVmm& vmm, std::string name, uint64_t rings);
+    // Over `its_ops`, or if null over a FakeVhostOps.
+    Device(ToyVmm& vmm, std::string name, uint64_t rings,
+           std::unique_ptr<VhostOps> its_ops);
 
     std::string name() const override { return name_; }
     VhostDev& dev() override { return *dev_; }
@@ -53,7 +56,7 @@ class ToyVmm final : public MigrationVmm {
     testing::FakeVirtioDevice guest;
     testing::FakeNotifierBinding binding;
     testing::RecordingBackendEvents events;
-    testing::FakeVhostOps* ops = nullptr;
+    testing::FakeVhostOps* ops = nullptr;  // Null: somebody else's.
     std::shared_ptr<std::vector<std::string>> journal;
     State state_kind = State::kNone;
     std::string device_class = "virtio-blk-toy";
@@ -84,12 +87,14 @@ class ToyVmm final : public MigrationVmm {
     int enabled = 0;
     absl::Status fail_enable;
     absl::Status fail_sync;
+    absl::AnyInvocable<void()> on_sync;
 
    private:
     std::vector<std::pair<uint64_t, uint64_t>> ranges_;
   };
 
-  ToyVmm(EventLoop& loop, size_t devices);
+  using MakeOps = std::function<std::unique_ptr<VhostOps>(size_t)>;
+  ToyVmm(EventLoop& loop, size_t devices, const MakeOps& make_ops = nullptr);
 
   // The devices run, and the guest.
   void bring_up();
