@@ -24,7 +24,8 @@ class StreamReader::Impl {
  public:
   Impl(StreamDirection direction, const StreamLimits& limits)
       : direction_(direction), limits_(limits) {
-    limits_.max_payload = std::min(limits_.max_payload, kHardMaxPayload);
+    limits_.max_payload =
+        std::clamp(limits_.max_payload, kHardMinPayload, kHardMaxPayload);
   }
 
   std::span<std::byte> space() {

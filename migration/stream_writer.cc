@@ -16,7 +16,8 @@ namespace vhost {
 class StreamWriter::Impl {
  public:
   explicit Impl(const Options& options) : options_(options) {
-    options_.max_payload = std::min(options_.max_payload, kHardMaxPayload);
+    options_.max_payload =
+        std::clamp(options_.max_payload, kHardMinPayload, kHardMaxPayload);
     const HeaderBytes header =
         encode_stream_header({.major = kStreamMajor,
                               .minor = kStreamMinor,
@@ -221,6 +222,9 @@ std::span<const std::byte> StreamWriter::pending() const {
 void StreamWriter::consume(size_t bytes) { impl_->consume(bytes); }
 
 Integrity StreamWriter::integrity() const { return impl_->options().integrity; }
+uint32_t StreamWriter::max_payload() const {
+  return impl_->options().max_payload;
+}
 bool StreamWriter::ended() const { return impl_->ended(); }
 uint64_t StreamWriter::records() const { return impl_->totals().records(); }
 uint64_t StreamWriter::bytes() const { return impl_->totals().bytes(); }

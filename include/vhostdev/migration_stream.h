@@ -47,13 +47,14 @@ inline constexpr uint16_t kStreamMinor = 0;
 inline constexpr uint64_t kStreamFeatures = 0;
 
 // The largest payload, in bytes: 1 MiB of data and a head before it; and what
-// no limit can be above.
+// no limit can be below and above.
 inline constexpr uint32_t kDefaultMaxPayload = (1u << 20) + 4096;
+inline constexpr uint32_t kHardMinPayload = 4096;
 inline constexpr uint32_t kHardMaxPayload = 16u << 20;
 
-// What a record is; migration_records.h has the payloads.  `id` is the number
-// of a block of RAM or of a device in the manifest, or 0 where a record belongs
-// to neither.
+// What a record is; migration_records.h has the payloads.  kSwitchover, kReady,
+// kPrepared, kCommit and kResumed have none.  `id` is the number of a block of
+// RAM or of a device in the manifest, or 0 where a record belongs to neither.
 enum class RecordType : uint16_t {
   kManifest = 1,          // First.
   kManifestAnswer = 2,    // First, of the answers.
@@ -109,11 +110,11 @@ class StreamWriter {
     Integrity integrity = Integrity::kXxh3;
     uint64_t required_features = 0;             // A reader must know them all.
     uint64_t optional_features = 0;             // A reader may ignore them.
-    uint32_t max_payload = kDefaultMaxPayload;  // At most kHardMaxPayload.
+    uint32_t max_payload = kDefaultMaxPayload;  // Within the limits above.
   };
 
   explicit StreamWriter(const Options& options);
-  explicit StreamWriter(Integrity integrity);
+  explicit StreamWriter(Integrity integrity = Integrity::kXxh3);
   StreamWriter(StreamWriter&&) noexcept;
   StreamWriter& operator=(StreamWriter&&) noexcept;
   ~StreamWriter();
@@ -159,6 +160,7 @@ class StreamWriter {
   void consume(size_t bytes);
 
   Integrity integrity() const;
+  uint32_t max_payload() const;
   bool ended() const;
   uint64_t records() const;  // Appended so far.
   uint64_t bytes() const;    // Of all of the stream so far, sent or not.
@@ -181,7 +183,7 @@ struct StreamRecord {
 
 // What a reader bears.
 struct StreamLimits {
-  uint32_t max_payload = kDefaultMaxPayload;  // At most kHardMaxPayload.
+  uint32_t max_payload = kDefaultMaxPayload;  // Within the limits above.
   uint64_t max_bytes = std::numeric_limits<uint64_t>::max();  // Of a stream.
 };
 
