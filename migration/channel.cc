@@ -41,6 +41,10 @@ struct Channel::Impl : std::enable_shared_from_this<Channel::Impl> {
 
   bool open() const { return state == State::kOpen; }
   bool is_file() const { return io.kind() == ChannelIo::Kind::kFile; }
+  // A writer has a header even if nothing is ever to be sent.
+  bool has_pending() const {
+    return options.writes && writer.pending_bytes() != 0;
+  }
   bool wants_to_write() const;
   bool wants_to_read() const;
 
@@ -134,9 +138,9 @@ void Channel::set_bandwidth(uint64_t bytes_per_second) {
 }
 
 bool Channel::Impl::wants_to_write() const {
-  if (state == State::kClosing) return writer.pending_bytes() != 0;
+  if (state == State::kClosing) return has_pending();
   return open() && options.writes && rate_timer == nullptr &&
-         (more || writer.pending_bytes() != 0);
+         (more || has_pending());
 }
 
 bool Channel::Impl::wants_to_read() const {
@@ -313,14 +317,14 @@ void Channel::Impl::close_soon() {
 // other side does the same: a socket closed with unread bytes would take back
 // what was sent last.
 void Channel::Impl::closing_turn(IoEvents events) {
-  while (writer.pending_bytes() != 0) {
+  while (has_pending()) {
     const absl::StatusOr<size_t> out = io.send(writer.pending());
     if (!out.ok()) return shut();
     if (*out == 0) break;
     writer.consume(*out);
     sent += *out;
   }
-  if (writer.pending_bytes() == 0 && !std::exchange(said_end, true)) {
+  if (!has_pending() && !std::exchange(said_end, true)) {
     if (!options.reads || read_all || is_file()) return shut();
     io.end_sending();
   }
@@ -345,7 +349,7 @@ void Channel::Impl::look_at_silence() {
   const MonotonicTime limit = loop.now() - options.silence;
   const double seconds = std::chrono::duration<double>(options.silence).count();
   const std::shared_ptr<Impl> self = shared_from_this();
-  if (wants_to_write() && writer.pending_bytes() != 0 && last_sent <= limit) {
+  if (wants_to_write() && has_pending() && last_sent <= limit) {
     return fail(absl::DeadlineExceededError(absl::StrCat(
         "channel: the other side took no byte for ", seconds, " s")));
   }
