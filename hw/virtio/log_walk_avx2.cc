@@ -29,7 +29,7 @@ constexpr std::array<Places, 16> kPlaces = [] {
 }();
 
 // Not seen by the thread sanitizer: it is a look at what others change.
-[[gnu::target("avx2,popcnt"), gnu::no_sanitize("thread")]] size_t find(
+__attribute__((target("avx2,popcnt"), no_sanitize("thread"))) size_t find(
     const uint64_t* words, size_t count, uint32_t* found) {
   const __m256i zero = _mm256_setzero_si256();
   size_t n = 0;

@@ -18,7 +18,7 @@ namespace vhost {
 namespace {
 
 // Not seen by the thread sanitizer: it is a look at what others change.
-[[gnu::target("avx512f,avx512vl,popcnt"), gnu::no_sanitize("thread")]] size_t
+__attribute__((target("avx512f,avx512vl,popcnt"), no_sanitize("thread"))) size_t
 find(const uint64_t* words, size_t count, uint32_t* found) {
   const __m256i places = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
   size_t n = 0;
