@@ -10,9 +10,7 @@ namespace {
 using testing::Completes;
 using ::testing::Contains;
 using ::testing::ElementsAre;
-using ::testing::HasSubstr;
 using ::testing::IsEmpty;
-using ::testing::Not;
 
 class LogRetirement : public DeviceLog {
  protected:
