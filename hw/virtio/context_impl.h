@@ -12,7 +12,6 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "hw/virtio/address_space_impl.h"
-#include "hw/virtio/log_bitmap.h"
 #include "hw/virtio/log_hint.h"
 #include "hw/virtio/memory_view.h"
 #include "vhostdev/event_loop.h"
@@ -116,6 +115,7 @@ struct VhostContext::Impl final : public MemoryListener {
   absl::Status log_global_start() override;
   void log_global_stop() override;
   absl::Status log_sync(const MemorySection& section) override;
+  absl::Status switch_log();
 
   EventLoop& loop;
   Executor* const executor;

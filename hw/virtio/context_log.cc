@@ -8,8 +8,10 @@
 #include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
 #include "hw/virtio/context_impl.h"
 #include "hw/virtio/log_bitmap.h"
+#include "hw/virtio/log_set.h"
 #include "vhostdev/memory.h"
 #include "vhostdev/status.h"
 #include "vhostdev/vhost_context.h"
@@ -40,6 +42,25 @@ absl::Status VhostContext::Impl::log_sync(const MemorySection& section) {
   if (dirty_sink == nullptr || !section.ram) return absl::OkStatus();
   log.harvest(section.gpa, section.size, *dirty_sink);
   return absl::OkStatus();
+}
+
+absl::Status VhostContext::Impl::switch_log() {
+  const std::shared_ptr<LogBitmap> now = log.impl().current();
+  if (telling_ || now == nullptr) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("log switch: ", telling_ ? "called from inside a commit"
+                                              : "the log is off"));
+  }
+  std::shared_ptr<LogBitmap> next = log.impl().take_spare();
+  if (next == nullptr) {
+    absl::StatusOr<std::shared_ptr<LogBitmap>> made = LogBitmap::create(
+        now->size(), now->shared() ? LogBitmap::Sharing::kShared
+                                   : LogBitmap::Sharing::kPrivate);
+    if (!made.ok()) return annotate(made.status(), "log switch");
+    next = *std::move(made);
+  }
+  log.impl().detach(std::move(next));
+  return annotate(tell_log(), "log switch");
 }
 
 absl::StatusOr<bool> VhostContext::Impl::fit_log() {
@@ -99,6 +120,8 @@ void VhostContext::Impl::admit_to_log(const MemoryUser* user) {
 }
 
 VhostLog& VhostContext::log() { return impl_->log; }
+
+absl::Status VhostContext::switch_log() { return impl_->switch_log(); }
 
 absl::Status VhostContext::set_log_hint(absl::AnyInvocable<void()> told,
                                         Duration interval) {

@@ -6,12 +6,14 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <bit>
 #include <cerrno>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "hw/virtio/log_take.h"
 #include "vhostdev/status.h"
 
 namespace vhost {
@@ -20,14 +22,9 @@ namespace {
 // A bitmap's size is a multiple of this: a page, which is what is mapped.
 constexpr uint64_t kSizeStep = 4096;
 
-constexpr uint64_t kAll = ~uint64_t{0};
+constexpr uint64_t kPageWords = LogHoles::kPageSize / sizeof(uint64_t);
 
-// Back-ends count bits within bytes; a word of a little-endian machine has
-// them in the same order.
-constexpr uint64_t in_order(uint64_t word) {
-  if constexpr (std::endian::native == std::endian::little) return word;
-  return __builtin_bswap64(word);
-}
+constexpr uint64_t kAll = ~uint64_t{0};
 
 absl::StatusOr<UniqueFd> make_sealed_memfd(uint64_t size) {
   UniqueFd fd(::memfd_create("vhost-log", MFD_CLOEXEC | MFD_ALLOW_SEALING));
@@ -61,8 +58,19 @@ absl::StatusOr<uint64_t> LogBitmap::size_for(uint64_t last_address) {
   return (words * sizeof(uint64_t) + kSizeStep - 1) / kSizeStep * kSizeStep;
 }
 
-absl::StatusOr<std::shared_ptr<LogBitmap>> LogBitmap::create(uint64_t size,
-                                                             Sharing sharing) {
+absl::Status LogBitmap::check_shared() {
+  const absl::StatusOr<UniqueFd> made = make_sealed_memfd(kSizeStep);
+  return made.ok() ? absl::OkStatus() : no_log(made.status(), kSizeStep);
+}
+
+LogBitmap::LogBitmap(UniqueFd fd, uint64_t* words, uint64_t count,
+                     const LogWalk& walk)
+    : fd_(std::move(fd)), words_(words), count_(count), walk_(walk) {
+  if (fd_.valid()) holes_.emplace(size() / LogHoles::kPageSize);
+}
+
+absl::StatusOr<std::shared_ptr<LogBitmap>> LogBitmap::create(
+    uint64_t size, Sharing sharing, const LogWalk& walk) {
   if (size == 0 || size % kSizeStep != 0 || size > kMaxLogSize) {
     return absl::InvalidArgumentError(
         absl::StrCat("dirty log of ", size, " bytes"));
@@ -78,8 +86,9 @@ absl::StatusOr<std::shared_ptr<LogBitmap>> LogBitmap::create(uint64_t size,
   void* base =
       ::mmap(nullptr, size, PROT_READ | PROT_WRITE, flags, fd.get(), 0);
   if (base == MAP_FAILED) return no_log(errno_status(errno, "mmap"), size);
-  return std::shared_ptr<LogBitmap>(new LogBitmap(
-      std::move(fd), static_cast<uint64_t*>(base), size / sizeof(uint64_t)));
+  return std::shared_ptr<LogBitmap>(
+      new LogBitmap(std::move(fd), static_cast<uint64_t*>(base),
+                    size / sizeof(uint64_t), walk));
 }
 
 LogBitmap::~LogBitmap() { ::munmap(words_, size()); }
@@ -103,40 +112,94 @@ uint64_t LogBitmap::take(uint64_t word, uint64_t mask) {
   // that sets the bit again.
   const std::atomic_ref ref(words_[word]);
   if (mask == kAll) {
-    return in_order(ref.exchange(0, std::memory_order_acq_rel));
+    return in_log_order(ref.exchange(0, std::memory_order_acq_rel));
   }
-  return in_order(ref.fetch_and(in_order(~mask), std::memory_order_acq_rel)) &
+  return in_log_order(
+             ref.fetch_and(in_log_order(~mask), std::memory_order_acq_rel)) &
          mask;
 }
 
 void LogBitmap::put(uint64_t word, uint64_t bits) {
   // ORDER: after the write that the bits tell of.
   std::atomic_ref(words_[word])
-      .fetch_or(in_order(bits), std::memory_order_release);
+      .fetch_or(in_log_order(bits), std::memory_order_release);
 }
 
-uint64_t LogBitmap::harvest(PageRange range, DirtySink& sink) {
+template <typename Visit>
+void LogBitmap::each_in_use(Words words, Visit visit) {
+  if (!holes_.has_value()) return visit(words);
+  const uint64_t end_page = (words.end - 1) / kPageWords + 1;
+  for (uint64_t page = words.first / kPageWords; page < end_page;) {
+    const std::optional<LogHoles::Stretch> found =
+        holes_->next(fd_, page, end_page);
+    if (!found.has_value()) return;
+    visit({.first = std::max(words.first, found->first * kPageWords),
+           .end = std::min(words.end, found->end * kPageWords)});
+    page = found->end;
+  }
+}
+
+uint64_t LogBitmap::harvest(PageRange range, DirtySink& sink, Writers writers) {
   const uint64_t begin = range.first / kLogWordPages;
   if (begin >= count_) return 0;
   const bool whole = range.last / kLogWordPages >= count_;
-  const uint64_t end = whole ? count_ - 1 : range.last / kLogWordPages;
+  const uint64_t last = whole ? count_ - 1 : range.last / kLogWordPages;
   // The bits outside the range belong to who asks for the neighbours.
   const uint64_t first_mask = kAll << range.first % kLogWordPages;
   const uint64_t last_mask =
       whole ? kAll : kAll >> (kLogWordPages - 1 - range.last % kLogWordPages);
 
   uint64_t pages = 0;
-  for (uint64_t word = begin; word <= end; ++word) {
-    // Most words are clean: a plain read, not a write to a cache line that a
-    // back-end uses.
-    if (load(word) == 0) continue;
-    uint64_t mask = word == begin ? first_mask : kAll;
-    if (word == end) mask &= last_mask;
-    if ((in_order(load(word)) & mask) == 0) continue;
-    const uint64_t bits = take(word, mask);
-    if (bits == 0) continue;  // Somebody else was here.
-    pages += static_cast<uint64_t>(std::popcount(bits));
-    sink.dirty(word * kLogWordPages, bits);
+  each_in_use({.first = begin, .end = last + 1}, [&](Words words) {
+    const auto mask_of = [&](uint64_t word) {
+      return (word == begin ? first_mask : kAll) &
+             (word == last ? last_mask : kAll);
+    };
+    if (const uint64_t mask = mask_of(words.first); mask != kAll) {
+      pages += harvest_part(words.first++, mask, sink);
+    }
+    if (words.first == words.end) return;
+    const uint64_t mask = mask_of(words.end - 1);
+    if (mask != kAll) --words.end;
+    pages += harvest_words(words, writers, sink);
+    if (mask != kAll) pages += harvest_part(words.end, mask, sink);
+  });
+  return pages;
+}
+
+// A word that is not the range's alone.
+uint64_t LogBitmap::harvest_part(uint64_t word, uint64_t mask,
+                                 DirtySink& sink) {
+  if ((in_log_order(load(word)) & mask) == 0) return 0;
+  const DirtyWord dirty = {.first_page = word * kLogWordPages,
+                           .bits = take(word, mask)};
+  if (dirty.bits == 0) return 0;  // Somebody else was here.
+  sink.dirty_words({&dirty, 1});
+  return static_cast<uint64_t>(std::popcount(dirty.bits));
+}
+
+// Most words are clean: a plain read, not a write to a cache line that a
+// back-end uses.  The others are taken a block at a time, because a sink's
+// stores do not overlap with the exchanges.
+uint64_t LogBitmap::harvest_words(Words words, Writers writers,
+                                  DirtySink& sink) {
+  const auto take =
+      writers == Writers::kNone ? walk_.take_detached : walk_.take;
+  std::array<uint32_t, kLogBlock + kLogSlack> found;
+  std::array<DirtyWord, kLogBlock> dirty;
+  uint64_t pages = 0;
+  while (words.first < words.end) {
+    const uint64_t block = std::min(words.end - words.first, kLogBlock);
+    uint64_t* const at = words_ + words.first;
+    if (const size_t count = walk_.find(at, block, found.data()); count > 0) {
+      const LogWalk::Taken taken = take(
+          at, found.data(), count, words.first * kLogWordPages, dirty.data());
+      pages += taken.pages;
+      if (taken.words > 0) {
+        sink.dirty_words(std::span(dirty).first(taken.words));
+      }
+    }
+    words.first += block;
   }
   return pages;
 }
@@ -155,14 +218,23 @@ void LogBitmap::mark(PageRange range) {
 }
 
 void LogBitmap::absorb(LogBitmap& other) {
-  const uint64_t count = std::min(count_, other.count_);
-  for (uint64_t word = 0; word < count; ++word) {
-    const uint64_t bits = in_order(other.load(word));
-    if (bits == 0) continue;
-    // ORDER: here first, so that a page is never dirty in neither.
-    put(word, bits);
-    other.take(word, bits);
-  }
+  std::array<uint32_t, kLogBlock + kLogSlack> found;
+  const Words shared = {.first = 0, .end = std::min(count_, other.count_)};
+  other.each_in_use(shared, [&](Words words) {
+    while (words.first < words.end) {
+      const uint64_t block = std::min(words.end - words.first, kLogBlock);
+      const size_t count =
+          other.walk_.find(other.words_ + words.first, block, found.data());
+      for (size_t i = 0; i < count; ++i) {
+        const uint64_t word = words.first + found[i];
+        const uint64_t bits = in_log_order(other.load(word));
+        // ORDER: here first, so that a page is never dirty in neither.
+        put(word, bits);
+        other.take(word, bits);
+      }
+      words.first += block;
+    }
+  });
 }
 
 }  // namespace vhost

@@ -2,17 +2,16 @@
 #ifndef HW_VIRTIO_LOG_BITMAP_H_
 #define HW_VIRTIO_LOG_BITMAP_H_
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <utility>
-#include <vector>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
+#include "hw/virtio/log_holes.h"
+#include "hw/virtio/log_walk.h"
 #include "vhostdev/unique_fd.h"
 #include "vhostdev/vhost_log.h"
 #include "vhostdev/vhost_ops.h"
@@ -51,8 +50,13 @@ class LogBitmap {
 
   // An empty bitmap of `size` bytes, as size_for() gave it.
   // Errors: kResourceExhausted  no memory, address space or descriptor left.
-  static absl::StatusOr<std::shared_ptr<LogBitmap>> create(uint64_t size,
-                                                           Sharing sharing);
+  static absl::StatusOr<std::shared_ptr<LogBitmap>> create(
+      uint64_t size, Sharing sharing, const LogWalk& walk = best_log_walk());
+
+  // Whether this machine has what a shared one is made of.
+  // Errors: as create().
+  static absl::Status check_shared();
+
   ~LogBitmap();
   LogBitmap(const LogBitmap&) = delete;
   LogBitmap& operator=(const LogBitmap&) = delete;
@@ -63,13 +67,23 @@ class LogBitmap {
   bool reaches(uint64_t last_address) const {
     return last_address / kLogWordSpan < count_;
   }
+  // Whether all of its pages are in `range`.
+  bool lies_in(PageRange range) const {
+    return range.first == 0 && range.last >= count_ * kLogWordPages - 1;
+  }
 
   // As a back-end is told of it.
   LogArea area() const;
 
+  // Who else may write it.
+  enum class Writers : uint8_t {
+    kSome,
+    kNone,  // Nobody: no atomic operations are needed.
+  };
   // Takes the dirty pages of `range` out and hands them to `sink`; their
   // number.  What is outside stays.
-  uint64_t harvest(PageRange range, DirtySink& sink);
+  uint64_t harvest(PageRange range, DirtySink& sink,
+                   Writers writers = Writers::kSome);
 
   // Marks the pages of `range`, as far as it reaches.
   void mark(PageRange range);
@@ -79,8 +93,18 @@ class LogBitmap {
   void absorb(LogBitmap& other);
 
  private:
-  LogBitmap(UniqueFd fd, uint64_t* words, uint64_t count)
-      : fd_(std::move(fd)), words_(words), count_(count) {}
+  LogBitmap(UniqueFd fd, uint64_t* words, uint64_t count, const LogWalk& walk);
+
+  // Words, the last excluded.
+  struct Words {
+    uint64_t first = 0;
+    uint64_t end = 0;
+  };
+  // Calls `visit` with each part of `words` that may have a bit set, ascending.
+  template <typename Visit>
+  void each_in_use(Words words, Visit visit);
+  uint64_t harvest_part(uint64_t word, uint64_t mask, DirtySink& sink);
+  uint64_t harvest_words(Words words, Writers writers, DirtySink& sink);
 
   uint64_t load(uint64_t word) const;
   uint64_t take(uint64_t word, uint64_t mask);
@@ -89,39 +113,8 @@ class LogBitmap {
   const UniqueFd fd_;
   uint64_t* const words_;  // Mapped.
   const uint64_t count_;
-};
-
-// The set of bitmaps behind a VhostLog.  All but the harvesting happens on the
-// loop's thread.  The mutex guards the set, not the bits, and is never held
-// for longer than it takes to fold one bitmap into another.
-struct VhostLog::Impl {
-  using Bitmap = std::shared_ptr<LogBitmap>;
-
-  // Whether the log is on.  One load: every change of memory asks.
-  bool active() const { return active_.load(std::memory_order_acquire); }
-
-  // Where devices are to log; null while the log is off.
-  Bitmap current() const;
-
-  // From now on devices are told of `next`.  What it replaces stays part of
-  // the log until nobody else holds it.
-  void replace(Bitmap next);
-
-  // A device let go of a bitmap: what was replaced and is held by nobody any
-  // more becomes part of the current one.
-  void tidy();
-
-  // Off: everything in it is forgotten.
-  void stop();
-
-  // All bitmaps, the current one last.
-  std::vector<Bitmap> members() const;
-
- private:
-  mutable absl::Mutex mutex_;
-  Bitmap current_ ABSL_GUARDED_BY(mutex_);
-  std::vector<Bitmap> replaced_ ABSL_GUARDED_BY(mutex_);
-  std::atomic<bool> active_ = false;  // Written under mutex_.
+  const LogWalk& walk_;
+  std::optional<LogHoles> holes_;  // Of a shared one.
 };
 
 }  // namespace vhost

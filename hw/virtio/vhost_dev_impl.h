@@ -25,7 +25,6 @@
 #include "hw/virtio/guarded_services.h"
 #include "hw/virtio/interrupts.h"
 #include "hw/virtio/lifecycle.h"
-#include "hw/virtio/log_bitmap.h"
 #include "hw/virtio/memory_view.h"
 #include "hw/virtio/reconnect_schedule.h"
 #include "hw/virtio/sequence_runner.h"
@@ -36,6 +35,8 @@
 #include "vhostdev/vhost_dev.h"
 
 namespace vhost {
+
+class LogBitmap;
 
 // The inside of a VhostDev.  One class, because all of it is about one state;
 // several files, because that state has several concerns:
@@ -424,9 +425,12 @@ class VhostDev::Impl final : public BackendSink,
   Task make_room_in_log();
   Task clear_log_marks(bool features, MonotonicTime deadline);
   SetRingLogging ring_logging(bool on) const;
+  Verb same_again() const;
   void note_ring_logging(const SetRingLogging& asked,
                          const BatchResult& result);
   void log_refused(const absl::Status& why);
+  void log_started();
+  void keep_past_log(Log log);
   void let_go_of_logs();
 
   // -- Behind an IOMMU -----------------------------------------------------
@@ -556,10 +560,10 @@ class VhostDev::Impl final : public BackendSink,
   bool memory_changed_ = false;  // Recorded while a sequence runs.
   absl::Status memory_status_;   // Of the last update.
 
-  Log log_;                   // Where the running rings log; null: nowhere.
-  Log past_log_;              // Where the back-end may still write late.
-  absl::Status log_refused_;  // Why it runs without, although the log is on.
-  absl::Status log_status_;   // Of the last update.
+  Log log_;                     // Where the running rings log; null: nowhere.
+  std::vector<Log> past_logs_;  // Where the back-end may still write late.
+  absl::Status log_refused_;    // Why it runs without, although the log is on.
+  absl::Status log_status_;     // Of the last update.
 
   std::vector<std::byte> config_;  // Empty: not known.
   uint64_t config_changes_ = 0;

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "hw/virtio/log_bitmap.h"
 #include "hw/virtio/vhost_dev_impl.h"
 #include "vhostdev/status.h"
 
@@ -179,6 +180,17 @@ void VhostDev::Impl::update_blockers() {
   if (now == blockers_) return;
   blockers_ = std::move(now);
   events_.migration_blockers_changed();
+}
+
+std::vector<std::string> VhostDev::Impl::migration_blockers() const {
+  std::vector<std::string> out = blockers_;
+  if (!out.empty() || !traits().needs_shared_log) return out;
+  // Looked at now, because it may end at any time: descriptors, for one.
+  const absl::Status memfd = LogBitmap::check_shared();
+  if (!memfd.ok()) {
+    out.push_back(absl::StrCat(options_.name, ": ", memfd.message()));
+  }
+  return out;
 }
 
 }  // namespace vhost

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The dirty log of one device: on, off and into another bitmap while rings run.
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "hw/virtio/log_bitmap.h"
+#include "hw/virtio/log_set.h"
 #include "hw/virtio/vhost_dev_impl.h"
 #include "vhostdev/status.h"
 
@@ -104,15 +106,32 @@ void VhostDev::Impl::launch_log_update() {
 // stays part of the log until there is a new connection.
 void VhostDev::Impl::abandon_log_update(const absl::Status& why) {
   const bool settled = log_settled();
-  if (log_ != nullptr) past_log_ = std::exchange(log_, nullptr);
+  keep_past_log(std::exchange(log_, nullptr));
   if (settled || state() == DeviceState::kBroken) return;
   context_.impl().user_log_settled(
       this, annotate(annotate(why, kLogUpdate), options_.name));
 }
 
+// The rings of a start run.  The back-end acknowledged the log with what comes
+// before them, so that they are the request after it.
+void VhostDev::Impl::log_started() {
+  log_ = std::exchange(attempt_.log, nullptr);
+  if (!attempt_.queues.empty()) let_go_of_logs();
+}
+
+// The back-end may write `log` (null: none) until it is known not to.
+void VhostDev::Impl::keep_past_log(Log log) {
+  if (log == nullptr) return;
+  const auto end = past_logs_.end();
+  if (std::find(past_logs_.begin(), end, log) != end) return;
+  past_logs_.push_back(std::move(log));
+}
+
+// It is known not to write any of them.
 void VhostDev::Impl::let_go_of_logs() {
-  if (past_log_ == nullptr) return;
-  past_log_ = nullptr;
+  if (state() != DeviceState::kStarting) attempt_.log = nullptr;
+  if (past_logs_.empty()) return;
+  past_logs_.clear();
   context_.impl().log.impl().tidy();
 }
 
@@ -175,15 +194,14 @@ Task VhostDev::Impl::log_task() {
 // Three phases, each acknowledged before the next: a back-end that marks pages
 // without a log, or beyond its end, dies of it.
 Task VhostDev::Impl::switch_log_on(Log log, MonotonicTime deadline) {
-  // One that it refused to leave, until it has this.
-  const Log before = std::exchange(past_log_, log);
+  keep_past_log(log);  // From now on it may.
   Verb base = SetLog{.log = area_of(*log)};
   BatchResult set = co_await Submit(runner_, std::move(base), deadline);
   absl::Status status = judge(set);
   if (state() == DeviceState::kBroken) co_return status;
   if (!status.ok()) {
     log_refused(status);
-    let_go_of_logs();
+    std::erase(past_logs_, log);  // It does not have this one.
     co_return status;
   }
 
@@ -202,7 +220,9 @@ Task VhostDev::Impl::switch_log_on(Log log, MonotonicTime deadline) {
     if (state() == DeviceState::kBroken) co_return status;
   }
   if (status.ok()) {
-    log_ = std::exchange(past_log_, nullptr);
+    // What it refused to leave before it has left by now.
+    log_ = std::move(log);
+    let_go_of_logs();
     co_return status;
   }
 
@@ -216,7 +236,7 @@ Task VhostDev::Impl::switch_log_on(Log log, MonotonicTime deadline) {
 // What a back-end refuses here it goes on doing, into a bitmap that is kept for
 // it and read by nobody: no harm is done, and the VMM hears of it.
 Task VhostDev::Impl::switch_log_off(MonotonicTime deadline) {
-  past_log_ = std::exchange(log_, nullptr);
+  keep_past_log(std::exchange(log_, nullptr));
   Task clear = clear_log_marks(/*features=*/true, deadline);
   const absl::Status status = co_await clear;
   co_return status;
@@ -252,21 +272,26 @@ Task VhostDev::Impl::clear_log_marks(bool features, MonotonicTime deadline) {
   co_return first;
 }
 
+// A request that changes nothing.
+Verb VhostDev::Impl::same_again() const {
+  SetRingLogging rings;
+  for (const Queue& queue : queues_) {
+    if (queue.started) rings.queues.push_back(queue.ring);
+  }
+  if (!rings.queues.empty()) return rings;
+  return SetFeatures{.features = wire_features(true), .running = true};
+}
+
 // Into another bitmap.  A thread of the back-end may have the old one for a
-// moment more: whatever it acknowledges next says that the moment is over.
+// moment more: whatever it answers next says that the moment is over.
 Task VhostDev::Impl::replace_log(Log next, MonotonicTime deadline) {
   Verb base = SetLog{.log = area_of(*next)};
   BatchResult set = co_await Submit(runner_, std::move(base), deadline);
   absl::Status status = judge(set);
   if (state() == DeviceState::kBroken) co_return status;
-  past_log_ = std::exchange(log_, status.ok() ? next : nullptr);
+  keep_past_log(std::exchange(log_, status.ok() ? next : nullptr));
   if (status.ok()) {
-    SetRingLogging again;
-    for (const Queue& queue : queues_) {
-      if (queue.started) again.queues.push_back(queue.ring);
-    }
-    if (again.queues.empty()) co_return status;
-    Verb verb = std::move(again);
+    Verb verb = same_again();
     BatchResult fence = co_await Submit(runner_, std::move(verb), deadline);
     status = judge(fence);
     if (state() == DeviceState::kBroken) co_return status;
@@ -278,7 +303,7 @@ Task VhostDev::Impl::replace_log(Log next, MonotonicTime deadline) {
 
   // It would die of a page that its log has no bit for.
   log_refused(status);
-  if (log_ != nullptr) past_log_ = std::exchange(log_, nullptr);
+  keep_past_log(std::exchange(log_, nullptr));
   Task back = clear_log_marks(/*features=*/true, deadline);
   const absl::Status undone = co_await back;
   if (!undone.ok()) become_broken(annotate(undone, "roll-back"));

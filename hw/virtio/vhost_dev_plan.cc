@@ -218,7 +218,7 @@ Configure VhostDev::Impl::configure_verb(bool with_memory) {
           std::min<uint32_t>(inflight_.num_queues, traits().max_queues));
     }
     if (attempt_.log != nullptr) configure.log = area_of(*attempt_.log);
-    past_log_ = attempt_.log;  // It may write there from now on.
+    keep_past_log(attempt_.log);  // It may write there from now on.
   }
   for (Planned& planned : attempt_.queues) {
     planned.setup.log_used = attempt_.log != nullptr;

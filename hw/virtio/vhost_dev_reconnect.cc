@@ -233,7 +233,7 @@ Task VhostDev::Impl::bring_back() {
   status = co_await enabled;
   if (status.ok()) status = interrupted();
   if (!status.ok()) co_return status;
-  log_ = attempt_.log;
+  log_started();
   status = life_.move_to(DeviceState::kRunning);
   co_return status;
 }

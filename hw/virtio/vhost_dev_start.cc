@@ -37,7 +37,7 @@ Task VhostDev::Impl::start_task() {
   Task forward = bring_up(Scope::kDevice, after(options_.start_timeout));
   status = co_await forward;
   if (status.ok()) {
-    log_ = attempt_.log;
+    log_started();
     status = life_.move_to(DeviceState::kRunning);
     co_return status;
   }

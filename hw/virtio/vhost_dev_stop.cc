@@ -98,6 +98,7 @@ Task VhostDev::Impl::stop_task(StopReason reason) {
   } else if (state() == DeviceState::kReady) {
     Task drained = drain(unsettled(), deadline);
     status = co_await drained;
+    if (status.ok()) let_go_of_logs();
   } else {
     status = life_.move_to(DeviceState::kStopping);
     const std::vector<QueueIndex> stopped = started_queues();
@@ -118,7 +119,7 @@ Task VhostDev::Impl::stop_task(StopReason reason) {
     unbind_everything();
     if (state() != DeviceState::kBroken) {
       // Whoever is not known to be quiet may still write there.
-      past_log_ = std::exchange(log_, nullptr);
+      keep_past_log(std::exchange(log_, nullptr));
       if (status.ok()) let_go_of_logs();
       status.Update(life_.move_to(DeviceState::kReady));
     }

@@ -93,6 +93,17 @@ class VhostContext {
   // Errors: kDeadlineExceeded besides.
   absl::Status run_until_log_settled(Duration timeout);
 
+  // Gives every device that logs another bitmap, so that the next harvest finds
+  // the one they had without anybody who writes it and needs no atomic
+  // operations: worth it where much is dirty.  Submits and returns, as
+  // log_global_start(); harvest after when_log_settled() then.  Two bitmaps
+  // take turns; the one that was left is looked at once more by the harvest
+  // after that.  A back-end that refuses logs no more: migration_blockers().
+  // Errors: kFailedPrecondition  the log is off; inside a commit.
+  //         kResourceExhausted   there is no memory for a second one.
+  //         what is known at once of devices, as log_global_start().
+  absl::Status switch_log();
+
   // `told` runs on the loop soon after a back-end marked pages, at most once
   // every `interval`: a hint to harvest early, given only by back-ends that can
   // (the kernel's).  Empty: no more hints.  Set before the log is turned on.

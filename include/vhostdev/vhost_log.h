@@ -5,6 +5,7 @@
 #include <bit>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <utility>
 
 #include "absl/functional/any_invocable.h"
@@ -26,16 +27,31 @@ inline constexpr uint64_t kLogWordSpan = kLogWordPages * kLogPageSize;
 // Most bytes a log may have: enough for guest addresses below 128 TiB.
 inline constexpr uint64_t kMaxLogSize = uint64_t{4} << 30;
 
-// Takes dirty pages, a word at a time.
+// Page `first_page` + i is dirty for each bit i of `bits`, which is not 0.  A
+// page number is a guest address / kLogPageSize; `first_page` is a multiple of
+// kLogWordPages.
+struct DirtyWord {
+  uint64_t first_page = 0;
+  uint64_t bits = 0;
+
+  friend bool operator==(const DirtyWord&, const DirtyWord&) = default;
+};
+
+// Takes dirty pages, a word at a time or many.  On the thread that harvests; a
+// page may be told more than once.
 class DirtySink {
  public:
   virtual ~DirtySink() = default;
 
-  // Page `first_page` + i is dirty for each bit i of `bits`, which is not 0.
-  // A page number is a guest address / kLogPageSize; `first_page` is a
-  // multiple of kLogWordPages.  A page may be told more than once.  On the
-  // thread that harvests.
+  // The pages of one DirtyWord.
   virtual void dirty(uint64_t first_page, uint64_t bits) = 0;
+
+  // The pages of several, ascending.  VhostLog tells all that it finds here;
+  // who keeps a bitmap and overrides this saves a call for each word, which is
+  // a quarter of the time of a dense log.  `words` is gone after the call.
+  virtual void dirty_words(std::span<const DirtyWord> words) {
+    for (const DirtyWord& word : words) dirty(word.first_page, word.bits);
+  }
 };
 
 // A DirtySink for who wants single pages, lowest first in each word.
@@ -64,6 +80,10 @@ class DirtyPages final : public DirtySink {
 // back-end is another process.  It grows before memory is added and shrinks
 // after memory was removed.  Turned on and off by VhostContext.
 //
+// A bitmap that was replaced stays part of the log until every device that had
+// it acknowledged its successor and one more request (or stopped, or is gone),
+// and for one harvest more.
+//
 // Thread: any.  A page is handed out at least once after it was written, by the
 // harvest that comes after the write; a last harvest after the last device has
 // stopped (a stop that succeeded is verified) leaves nothing behind.
@@ -84,9 +104,11 @@ class VhostLog {
 
   // Takes the dirty pages that [gpa, gpa + size) touches out of the log and
   // hands them to `sink`; pages outside the range stay, also where they share
-  // a word with it.  Costs a read per 256 KiB of the range, and an atomic
-  // operation per word that has a dirty page.  The number of pages handed out.
-  // Nothing while the log is off.
+  // a word with it.  Costs a read per 256 KiB of the range where a back-end
+  // ever marked anything near, and an atomic operation for one or two words
+  // that have a dirty page; nothing per device.  What was never marked is
+  // neither read nor given memory.  The number of pages handed out.  Nothing
+  // while the log is off.
   uint64_t harvest(uint64_t gpa, uint64_t size, DirtySink& sink);
 
   // Takes all there is.

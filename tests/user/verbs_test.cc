@@ -405,6 +405,19 @@ TEST(LogVerbs, ReplaceTheLogAndTheFlagOfRings) {
   EXPECT_EQ(rig.payload<wire::VringAddr>(1).flags, 1u);
 }
 
+// SET_LOG_FD is for the kernel: a process shares the log and needs no eventfd.
+TEST(LogVerbs, NeverSendsSetLogFdThoughSomebodyWantsHints) {
+  Rig rig(bit_mask(kProtocolLogShmfd), bit_mask(kFeatureLogAll));
+  const UniqueFd file(::open("/dev/null", O_RDWR | O_CLOEXEC));
+  const LogArea log = {.size = 4096, .fd = file, .event = file};
+  ASSERT_TRUE(rig.run(SetLog{log}).status.ok());
+  Configure configure;
+  configure.log = log;
+  ASSERT_TRUE(rig.run(configure).status.ok());
+  EXPECT_THAT(rig.peer.names(), ElementsAre("SET_LOG_BASE", "SET_LOG_BASE"));
+  for (const auto& message : rig.peer.seen) EXPECT_EQ(message.fds.size(), 1u);
+}
+
 TEST(IotlbVerb, UpdatesAndInvalidates) {
   Rig rig(bit_mask(kProtocolReplyAck) | bit_mask(kProtocolBackendReq),
           bit_mask(kFeatureAccessPlatform));

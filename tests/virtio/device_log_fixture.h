@@ -6,6 +6,8 @@
 #include <vector>
 
 #include "hw/virtio/context_impl.h"
+#include "hw/virtio/log_bitmap.h"
+#include "hw/virtio/log_set.h"
 #include "tests/virtio/device_fixture.h"
 #include "vhostdev/vhost_log.h"
 

@@ -194,9 +194,9 @@ TEST_F(DeviceLog, GrowsBeforeMemoryIsAdded) {
   ASSERT_THAT(*journal, SizeIs(4));
   EXPECT_EQ((*journal)[0], "SetLog 36864");
   EXPECT_EQ(journal->back(), "UpdateMemory -0 +1");
-  EXPECT_EQ(context.impl().log.impl().members().size(), 1u);
   write(kFar / 4096);
   EXPECT_THAT(harvest(), ElementsAre(kFar / 4096));
+  EXPECT_EQ(context.impl().log.impl().members().size(), 1u);
 }
 
 TEST_F(DeviceLog, ShrinksAfterMemoryWasRemoved) {
@@ -212,6 +212,7 @@ TEST_F(DeviceLog, ShrinksAfterMemoryWasRemoved) {
   EXPECT_EQ(journal->front(), "UpdateMemory -1 +0");
   EXPECT_THAT(*journal, Contains("SetLog 4096"));
   EXPECT_EQ(context.log().size(), 4096u);
+  EXPECT_THAT(harvest(), IsEmpty());
   EXPECT_EQ(context.impl().log.impl().members().size(), 1u);
   EXPECT_TRUE(dev->logging());
 }
@@ -362,6 +363,52 @@ TEST_F(DeviceLog, SyncHandsTheSectionsPagesToTheSink) {
 
   EXPECT_THAT(pages, ElementsAre(kRam / 4096 - 1));
   EXPECT_THAT(harvest(), ElementsAre(kRam / 4096));
+  context.set_dirty_sink(nullptr);
+}
+
+// One scan, however many devices write it.
+TEST_F(DeviceLog, IsSyncedOnceHoweverManyDevicesThereAre) {
+  class Sink final : public DirtySink {
+   public:
+    void dirty(uint64_t first_page, uint64_t bits) override {
+      words.push_back({first_page, bits});
+    }
+    std::vector<DirtyWord> words;
+  };
+  struct Device {
+    explicit Device(uint64_t gpa) : guest({.queues = 1, .rings_gpa = gpa}) {}
+    testing::FakeVirtioDevice guest;
+    testing::FakeNotifierBinding binding;
+    testing::FakeVhostOps* ops = nullptr;
+    std::unique_ptr<VhostDev> dev;
+  };
+  std::vector<std::unique_ptr<Device>> devices;
+  for (uint64_t i = 0; i < 48; ++i) {
+    auto fake = std::make_unique<testing::FakeVhostOps>();
+    auto device = std::make_unique<Device>(0x10000 + i * 0x4000);
+    device->ops = fake.get();
+    device->dev = std::make_unique<VhostDev>(context, std::move(fake),
+                                             device->guest, device->binding,
+                                             events, nullptr, options_for(1));
+    VhostDev& one = *device->dev;
+    ASSERT_TRUE(drive([&](Completion d) { one.init(std::move(d)); }).ok());
+    ASSERT_TRUE(drive([&](Completion d) { one.start(std::move(d)); }).ok());
+    devices.push_back(std::move(device));
+  }
+  ASSERT_TRUE(log_on().ok());
+  for (size_t i = 0; i < devices.size(); ++i) {
+    ASSERT_TRUE(devices[i]->dev->logging());
+    std::byte* const log = devices[i]->ops->backend.log_base;
+    ASSERT_EQ(log, devices[0]->ops->backend.log_base);
+    log[i / 8] |= std::byte{1} << i % 8;
+  }
+  Sink sink;
+  context.set_dirty_sink(&sink);
+
+  EXPECT_TRUE(context.listener().log_sync(memory.sections().front()).ok());
+
+  EXPECT_EQ(context.impl().log.impl().members().size(), 1u);
+  EXPECT_THAT(sink.words, ElementsAre(DirtyWord{0, (uint64_t{1} << 48) - 1}));
   context.set_dirty_sink(nullptr);
 }
 

@@ -12,9 +12,12 @@
 #include <atomic>
 #include <random>
 #include <set>
+#include <string>
 #include <thread>
+#include <tuple>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "vhostdev/vhost_log.h"
 
 namespace vhost {
@@ -144,8 +147,42 @@ TEST(LogBitmap, TakesOverWhatAnotherHasAsFarAsItReaches) {
   EXPECT_THAT(harvest(*large), ElementsAre(kPages));
 }
 
+// With holes and without, and looked through in every way there is.
+class EachLogBitmap
+    : public ::testing::TestWithParam<std::tuple<Sharing, const LogWalk*>> {
+ protected:
+  static std::shared_ptr<LogBitmap> make() {
+    const auto [sharing, walk] = GetParam();
+    return *LogBitmap::create(kSize, sharing, *walk);
+  }
+};
+
+TEST(LogBitmap, TellsASinkManyWordsAtOnceAndNeverAnEmptyOne) {
+  class Sink final : public DirtySink {
+   public:
+    void dirty(uint64_t, uint64_t) override { FAIL() << "one by one"; }
+    void dirty_words(std::span<const DirtyWord> words) override {
+      ++calls;
+      told.insert(told.end(), words.begin(), words.end());
+    }
+    int calls = 0;
+    std::vector<DirtyWord> told;
+  };
+  const auto bitmap = make();
+  bitmap->mark({64, 64});
+  bitmap->mark({130, 131});
+  bitmap->mark({kPages - 64, kPages - 1});
+  Sink sink;
+  EXPECT_EQ(bitmap->harvest(kAllPages, sink), 67u);
+  EXPECT_EQ(sink.calls, 1);
+  EXPECT_THAT(sink.told, ElementsAre(DirtyWord{64, 1}, DirtyWord{128, 12},
+                                     DirtyWord{kPages - 64, ~uint64_t{0}}));
+  bitmap->harvest(kAllPages, sink);
+  EXPECT_EQ(sink.calls, 1);
+}
+
 // Against the simplest thing that could be right.
-TEST(LogBitmap, DoesWhatASetOfPagesDoes) {
+TEST_P(EachLogBitmap, DoesWhatASetOfPagesDoes) {
   const uint64_t seed = std::random_device()();
   SCOPED_TRACE(testing::Message() << "seed " << seed);
   std::mt19937_64 random(seed);
@@ -174,7 +211,7 @@ TEST(LogBitmap, DoesWhatASetOfPagesDoes) {
 
 // A back-end goes on while we harvest: each page is found after its last mark,
 // and what was written before the mark is seen.
-TEST(LogBitmap, LosesNoPageOfAThreadThatMarksMeanwhile) {
+TEST_P(EachLogBitmap, LosesNoPageOfAThreadThatMarksMeanwhile) {
   constexpr uint64_t kRounds = 200;
   const auto bitmap = make();
   std::vector<uint64_t> memory(kPages / 64, 0);  // Some pages, a word each.
@@ -204,81 +241,19 @@ TEST(LogBitmap, LosesNoPageOfAThreadThatMarksMeanwhile) {
   EXPECT_THAT(harvest(*bitmap), IsEmpty());
 }
 
-// -- The log, which is a set of them ------------------------------------------
-
-Pages harvest_log(VhostLog& log, uint64_t gpa = 0, uint64_t size = UINT64_MAX) {
-  Pages out;
-  DirtyPages sink([&out](uint64_t page) { out.push_back(page); });
-  log.harvest(gpa, size, sink);
-  return out;
+std::string name_of(
+    const ::testing::TestParamInfo<EachLogBitmap::ParamType>& p) {
+  const auto [sharing, walk] = p.param;
+  return absl::StrCat(sharing == Sharing::kShared ? "shared_" : "private_",
+                      walk->name);
 }
 
-TEST(VhostLog, HasNothingWhileItIsOff) {
-  VhostLog log;
-  log.mark(0, 4096);
-  EXPECT_FALSE(log.active());
-  EXPECT_EQ(log.size(), 0u);
-  EXPECT_THAT(harvest_log(log), IsEmpty());
-}
-
-TEST(VhostLog, HandsOutThePagesThatARangeOfAddressesTouches) {
-  VhostLog log;
-  log.impl().replace(make());
-  log.mark(0x2fff, 2);
-  log.mark(0x10000, 1);
-  EXPECT_EQ(log.size(), kSize);
-  EXPECT_THAT(harvest_log(log, 0x3001, 1), ElementsAre(3));
-  EXPECT_THAT(harvest_log(log, 0x2000, 0), IsEmpty());
-  EXPECT_THAT(harvest_log(log), ElementsAre(2, 16));
-}
-
-TEST(VhostLog, KeepsABitmapThatWasReplacedForAsLongAsItIsHeld) {
-  VhostLog log;
-  auto old = make();
-  log.impl().replace(old);
-  log.impl().replace(make(Sharing::kPrivate, 2 * kSize));
-  old->mark({3, 3});
-  EXPECT_THAT(harvest_log(log), ElementsAre(3));
-  old->mark({4, 4});
-  old = nullptr;  // The last that could write it.
-  log.impl().tidy();
-  EXPECT_EQ(log.impl().members().size(), 1u);
-  EXPECT_THAT(harvest_log(log), ElementsAre(4));
-}
-
-TEST(VhostLog, ForgetsEverythingWhenItIsTurnedOff) {
-  VhostLog log;
-  auto old = make();
-  log.impl().replace(old);
-  log.impl().replace(make());
-  old->mark({3, 3});
-  log.impl().stop();
-  EXPECT_FALSE(log.active());
-  log.impl().replace(make());
-  EXPECT_THAT(harvest_log(log), IsEmpty());
-}
-
-TEST(VhostLog, LosesNothingWhenItIsReplacedWhileAnotherThreadHarvests) {
-  constexpr uint64_t kRounds = 500;
-  VhostLog log;
-  log.impl().replace(make());
-  std::atomic<bool> over = false;
-  std::atomic<uint64_t> found = 0;
-  std::thread harvester([&] {
-    while (!over) found += harvest_log(log).size();
-    found += harvest_log(log).size();
-  });
-  for (uint64_t round = 0; round < kRounds; ++round) {
-    const auto held = log.impl().current();
-    log.impl().replace(make());
-    held->mark({round, round});  // Late, as a back-end may be.
-  }
-  over = true;
-  harvester.join();
-  log.impl().tidy();
-  found += harvest_log(log).size();
-  EXPECT_GE(found, kRounds);
-}
+INSTANTIATE_TEST_SUITE_P(
+    OfThisProcessor, EachLogBitmap,
+    ::testing::Combine(::testing::Values(Sharing::kPrivate, Sharing::kShared),
+                       ::testing::ValuesIn(log_walks().begin(),
+                                           log_walks().end())),
+    name_of);
 
 }  // namespace
 }  // namespace vhost
