@@ -19,7 +19,6 @@
 namespace vhost {
 
 struct SplitRingState;
-
 static_assert(std::endian::native == std::endian::little,
               "virtio 1 rings are little-endian");
 
@@ -118,17 +117,12 @@ class SplitVirtqueue {
   static absl::StatusOr<std::unique_ptr<SplitVirtqueue>> create(
       const Options& options);
 
-  // What this queue knows that does not lie in the ring.  It goes on as it was.
-  // Errors: kFailedPrecondition  a request is open.
-  //         status()             the queue is broken or was taken back.
+  // What the queue knows besides the ring.  Changes nothing.
+  // Errors: kFailedPrecondition (a request is open), status().
   absl::StatusOr<SplitRingState> save() const;
-
-  // Goes on where another queue stopped, with a ring that holds what that one's
-  // did; it is read to check that, and otherwise left alone.  `first_index` is
-  // not looked at; the indirect tables hold what those of that queue did.
-  // Errors: kInvalidArgument  as create(), or a state that no queue of that
-  //                           size can have.
-  //         kDataLoss         the ring's indices are not of this state.
+  // Goes on where another queue stopped, on a copy of its ring and tables.
+  // Errors: kInvalidArgument  as create(), or no state of such a queue.
+  //         kDataLoss         the ring's indices are of another moment.
   static absl::StatusOr<std::unique_ptr<SplitVirtqueue>> restore(
       const Options& options, const SplitRingState& state);
 
@@ -199,7 +193,6 @@ class SplitVirtqueue {
   void lay_out(uint16_t first_index);
   absl::Status adopt(const SplitRingState& state);
   absl::Status adopt_requests(const SplitRingState& state);
-
   // Errors, out of the way of the fast path.
   absl::Status begin_error(uint32_t max_descriptors) const;
   absl::Status poll_error(uint16_t fresh);
@@ -262,8 +255,7 @@ class SplitVirtqueue {
   uint16_t avail_index_ = 0;  // Behind what was submitted.
   uint16_t shown_ = 0;        // Behind what was published.
   uint16_t next_used_ = 0;
-  // next_used_ when the used event was last moved away.
-  uint16_t event_base_ = 0;
+  uint16_t event_base_ = 0;  // next_used_ when the event was moved away.
   uint16_t free_head_ = 0;
   uint32_t free_count_;
   uint32_t in_flight_ = 0;
