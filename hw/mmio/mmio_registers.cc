@@ -10,13 +10,10 @@ namespace {
 
 using Kind = MmioAction::Kind;
 
-constexpr uint8_t kKnownStatus = kStatusAcknowledge | kStatusDriver |
-                                 kStatusDriverOk | kStatusFeaturesOk |
-                                 kStatusNeedsReset | kStatusFailed;
 constexpr uint8_t kDriverThere = kStatusAcknowledge | kStatusDriver;
 
 // Registers are little endian whatever the host is.
-uint32_t load(std::span<const std::byte> bytes) {
+uint32_t load_32(std::span<const std::byte> bytes) {
   uint32_t value = 0;
   for (size_t i = 0; i < 4; ++i) {
     value |= std::to_integer<uint32_t>(bytes[i]) << (8 * i);
@@ -141,7 +138,7 @@ MmioAction MmioRegisters::write(uint64_t offset,
                                 std::span<const std::byte> bytes) {
   if (offset >= mmio::kConfig) return write_config(offset, bytes);
   if (bytes.size() != 4 || offset % 4 != 0) return refuse();
-  return write_register(offset, load(bytes));
+  return write_register(offset, load_32(bytes));
 }
 
 MmioAction MmioRegisters::write_register(uint64_t offset, uint32_t value) {
@@ -213,7 +210,8 @@ MmioAction MmioRegisters::write_config(uint64_t offset,
 
 MmioAction MmioRegisters::write_status(uint32_t value) {
   if (value == 0) return reset();
-  if (resetting() || (value & ~uint32_t{kKnownStatus}) != 0) return refuse();
+  if (resetting() || (value & ~uint32_t{mmio::kKnownStatus}) != 0)
+    return refuse();
   // NEEDS_RESET is the device's and may have come after the driver looked.
   const auto without_ours = [](uint32_t status) {
     return static_cast<uint8_t>(status & ~uint32_t{kStatusNeedsReset});

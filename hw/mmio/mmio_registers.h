@@ -8,6 +8,8 @@
 #include <span>
 #include <vector>
 
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "vhostdev/features.h"
 #include "vhostdev/virtio_device.h"
 #include "vhostdev/virtio_mmio.h"
@@ -52,6 +54,10 @@ inline constexpr uint64_t kConfig = kMmioConfigOffset;
 inline constexpr uint32_t kMagic = 0x74726976;  // "virt".
 inline constexpr uint32_t kInterruptUsed = 1;
 inline constexpr uint32_t kInterruptConfig = 2;
+// What a driver may write to Status, and NEEDS_RESET.
+inline constexpr uint8_t kKnownStatus = kStatusAcknowledge | kStatusDriver |
+                                        kStatusDriverOk | kStatusFeaturesOk |
+                                        kStatusNeedsReset | kStatusFailed;
 // Bytes between kConfig and the end of the window.
 inline constexpr uint32_t kMaxConfig = kMmioWindowSize - kMmioConfigOffset;
 }  // namespace mmio
@@ -125,6 +131,10 @@ class MmioRegisters {
   // Tells the driver of a change.  Returns as complete().
   [[nodiscard]] bool announce_config();
 
+  // Errors: as VirtioMmio's.
+  absl::StatusOr<VirtioMmio::State> save() const;
+  absl::Status load(const VirtioMmio::State& state);
+
   uint8_t status() const { return status_; }
   // What holds since FEATURES_OK; empty before.
   FeatureSet accepted() const;
@@ -169,6 +179,9 @@ class MmioRegisters {
     bool resetting = false;
   };
 
+  absl::Status load_status(const VirtioMmio::State& state);
+  absl::Status load_queue(uint32_t index,
+                          const VirtioMmio::State::Queue& state);
   MmioAction refuse();
   uint32_t read_register(uint64_t offset) const;
   uint32_t interrupt_status() const;

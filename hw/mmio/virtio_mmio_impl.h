@@ -15,6 +15,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "hw/mmio/mmio_registers.h"
 #include "vhostdev/virtio_mmio.h"
@@ -57,6 +58,8 @@ class VirtioMmio::Impl : public std::enable_shared_from_this<Impl> {
   void pause(Completion done);
   void resume(Completion done);
   void release_reset();
+  absl::StatusOr<State> save() const;
+  absl::Status load(const State& state);
 
   void set_reconnects(bool reconnects) { reconnects_ = reconnects; }
   void config_changed();

@@ -18,6 +18,7 @@
 
 namespace vhost {
 
+struct SplitRingState;
 static_assert(std::endian::native == std::endian::little,
               "virtio 1 rings are little-endian");
 
@@ -116,6 +117,15 @@ class SplitVirtqueue {
   static absl::StatusOr<std::unique_ptr<SplitVirtqueue>> create(
       const Options& options);
 
+  // What the queue knows besides the ring.  Changes nothing.
+  // Errors: kFailedPrecondition (a request is open), status().
+  absl::StatusOr<SplitRingState> save() const;
+  // Goes on where another queue stopped, on a copy of its ring and tables.
+  // Errors: kInvalidArgument  as create(), or no state of such a queue.
+  //         kDataLoss         the ring's indices are of another moment.
+  static absl::StatusOr<std::unique_ptr<SplitVirtqueue>> restore(
+      const Options& options, const SplitRingState& state);
+
   SplitVirtqueue(const SplitVirtqueue&) = delete;
   SplitVirtqueue& operator=(const SplitVirtqueue&) = delete;
 
@@ -179,7 +189,10 @@ class SplitVirtqueue {
     uint16_t descriptors = 0;  // Of the ring; 0: nothing in flight here.
   };
   explicit SplitVirtqueue(const Options& options);
-
+  static absl::Status check(const Options& options);
+  void lay_out(uint16_t first_index);
+  absl::Status adopt(const SplitRingState& state);
+  absl::Status adopt_requests(const SplitRingState& state);
   // Errors, out of the way of the fast path.
   absl::Status begin_error(uint32_t max_descriptors) const;
   absl::Status poll_error(uint16_t fresh);
@@ -239,10 +252,10 @@ class SplitVirtqueue {
   const bool event_index_;
 
   bool interrupts_ = false;
-  uint16_t avail_index_;  // Behind what was submitted.
-  uint16_t shown_;        // Behind what was published.
-  uint16_t next_used_;
-  uint16_t event_base_;  // next_used_ when the used event was last moved away.
+  uint16_t avail_index_ = 0;  // Behind what was submitted.
+  uint16_t shown_ = 0;        // Behind what was published.
+  uint16_t next_used_ = 0;
+  uint16_t event_base_ = 0;  // next_used_ when the event was moved away.
   uint16_t free_head_ = 0;
   uint32_t free_count_;
   uint32_t in_flight_ = 0;

@@ -12,6 +12,7 @@
 
 #include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "vhostdev/backend_services.h"
 #include "vhostdev/event_loop.h"
 #include "vhostdev/features.h"
@@ -190,6 +191,50 @@ class VirtioMmio final : public VirtioDevice, public BackendEvents {
   void resume(Completion done);
   // Lets a reset complete that kHold keeps (the back-end was killed).
   void release_reset();
+
+  // What a driver has done to the registers and may read from them: a paused
+  // transport of another process goes on from it.
+  struct State {
+    struct Queue {
+      uint32_t num = 0;  // Descriptors; 0: not set.
+      uint64_t desc = 0;
+      uint64_t driver = 0;
+      uint64_t device = 0;
+      bool ready = false;
+
+      friend bool operator==(const Queue&, const Queue&) = default;
+    };
+
+    uint8_t status = 0;
+    // As far as the driver has written them; accepted with FEATURES_OK.
+    FeatureSet driver_features;
+    uint32_t device_features_sel = 0;
+    uint32_t driver_features_sel = 0;
+    uint32_t queue_sel = 0;
+    uint32_t shm_sel = 0;
+    bool config_interrupt = false;  // InterruptStatus, bit 1.
+    uint32_t config_generation = 0;
+    std::vector<std::byte> config;  // As the driver reads it.
+    std::vector<Queue> queues;      // As Options::queue_sizes.
+
+    friend bool operator==(const State&, const State&) = default;
+  };
+
+  // Loop thread; paused, and nothing changes.
+  // Errors: kFailedPrecondition  not paused; a reset is held; something that
+  //                              the guest asked for is under way, or waits for
+  //                              resume(); a queue is stuck.
+  absl::StatusOr<State> save() const;
+
+  // Becomes the transport that `state` is of: paused then.  After offer() and
+  // before the guest runs.  Only what a driver could have brought about is
+  // taken.  The device is asked nothing: the VMM has it accept accepted() and
+  // know where its rings stand, and resume() starts it.  All or nothing.
+  // Errors: kInvalidArgument     a state that no driver brings about, or of
+  //                              another device.
+  //         kFailedPrecondition  a driver was here already; the device does not
+  //                              offer what the driver accepted.
+  absl::Status load(const State& state);
 
   // The device status field; whether DRIVER_OK holds and no reset is under way.
   uint8_t status() const;

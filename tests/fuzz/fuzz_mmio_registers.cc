@@ -7,7 +7,7 @@
 //   5    a load: offset:u16le size:u8
 //   6    the oldest action is begun and over; bit 3: ok
 //   7    bits 3-4: the configuration changes, the device fails, the run is lost
-// After each, what must hold, holds.
+// After each, what must hold, holds; in the end, all of it moves.
 #include <array>
 #include <bit>
 #include <cstdlib>
@@ -43,6 +43,7 @@ class Scenario {
       check_registers();
       for (uint32_t vq = 0; vq <= kQueues; ++vq) check_queue(vq);
     }
+    check_move();
   }
 
  private:
@@ -174,6 +175,18 @@ class Scenario {
     check(queue.avail_gpa % (packed ? 4 : 2) == 0);
     check(queue.used_gpa % 4 == 0);
     check(queue.desc_gpa + 16 * uint64_t{queue.num} > queue.desc_gpa);
+  }
+
+  // Wherever a driver has come, another device can go on from there.
+  void check_move() const {
+    const auto state = registers_.save();
+    if (!state.ok()) return;
+    MmioRegisters there(setup());
+    there.offer(kOffered);
+    check(there.load(*state).ok());
+    check(there.accepted() == registers_.accepted());
+    check(there.live() == registers_.live());
+    check(*there.save() == *state);
   }
 
   std::span<const uint8_t> input_;

@@ -15,6 +15,7 @@
 #include "tools/minivm/worker.h"
 #include "vhostdev/dma_memory.h"
 #include "vhostdev/event_loop.h"
+#include "vhostdev/state_bytes.h"
 #include "vhostdev/vhost_context.h"
 
 namespace vhost::minivm {
@@ -26,6 +27,9 @@ class DriverGuest final : public Guest {
   // `devices` run and outlive the guest; `memory` is theirs.
   DriverGuest(EventLoop& loop, DmaMemory& memory,
               std::vector<DriverDevice*> devices, const Workload& workload);
+  // One that is to be loaded: `devices` are connected, and not started.
+  DriverGuest(EventLoop& loop, DmaMemory& memory,
+              std::vector<DriverDevice*> devices);
   ~DriverGuest() override;
 
   absl::Status start(absl::AnyInvocable<void()> ended) override;
@@ -35,9 +39,14 @@ class DriverGuest final : public Guest {
   void release() override;
   void finish() override;
   void kill() override;
+  absl::StatusOr<std::string> save() const override;
+  absl::Status load(absl::string_view state) override;
   WorkloadReport report() const override;
 
  private:
+  void make_workers(const Workload& workload);
+  absl::Status load_all(StateReader& in);
+  absl::Status load_devices(const Workload& workload, StateReader& in);
   void changed();
   void post_changed();
   void command(Worker::Command command);
@@ -47,7 +56,8 @@ class DriverGuest final : public Guest {
   DmaMemory& memory_;
   const std::vector<DriverDevice*> devices_;
   std::vector<std::unique_ptr<Worker>> workers_;
-  uint64_t memory_needed_ = 0;  // Bytes, of all workers.
+  Workload workload_;
+  uint64_t resets_ = 0;  // Of devices, elsewhere.
   bool finishing_ = false;
   absl::AnyInvocable<void()> ended_;  // Empty once it was called.
   Completion paused_;
@@ -61,6 +71,12 @@ class DriverGuest final : public Guest {
 // `context` and `memory` outlive it.
 // Errors: as DriverDevice::start, with the device's name.
 absl::StatusOr<std::unique_ptr<Platform>> make_driver_platform(
+    VhostContext& context, AddressSpace& memory, const RunOptions& options);
+
+// The same for a guest that comes from another process: the devices are
+// connected, and the guest is to be loaded (Guest::load), when its memory is
+// there (Platform::driver_memory).  The workload of `options` is not looked at.
+absl::StatusOr<std::unique_ptr<Platform>> make_incoming_driver_platform(
     VhostContext& context, AddressSpace& memory, const RunOptions& options);
 
 }  // namespace vhost::minivm
