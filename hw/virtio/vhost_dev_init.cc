@@ -150,6 +150,13 @@ absl::Status VhostDev::Impl::join() {
 
 std::vector<std::string> VhostDev::Impl::migration_blockers() const {
   std::vector<std::string> out = blockers_;
+  if (out.empty() && traits().needs_shared_log) {
+    // Looked at now, because it may end at any time: descriptors, for one.
+    const absl::Status memfd = LogBitmap::check_shared();
+    if (!memfd.ok()) {
+      out.push_back(absl::StrCat(options_.name, ": ", memfd.message()));
+    }
+  }
   // What a stop left behind without noting it in an inflight area.
   for (const Queue& queue : queues_) {
     const char* why = nullptr;
@@ -180,17 +187,6 @@ void VhostDev::Impl::update_blockers() {
   if (now == blockers_) return;
   blockers_ = std::move(now);
   events_.migration_blockers_changed();
-}
-
-std::vector<std::string> VhostDev::Impl::migration_blockers() const {
-  std::vector<std::string> out = blockers_;
-  if (!out.empty() || !traits().needs_shared_log) return out;
-  // Looked at now, because it may end at any time: descriptors, for one.
-  const absl::Status memfd = LogBitmap::check_shared();
-  if (!memfd.ok()) {
-    out.push_back(absl::StrCat(options_.name, ": ", memfd.message()));
-  }
-  return out;
 }
 
 }  // namespace vhost
