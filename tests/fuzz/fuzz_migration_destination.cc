@@ -120,7 +120,8 @@ class Scenario {
     size |= static_cast<size_t>(byte()) << 8;
     std::vector<std::byte> payload(std::min(size, input_.size()));
     for (std::byte& value : payload) value = std::byte{byte()};
-    writer_.raw_record(type, id, kRecordCritical, payload).IgnoreError();
+    // One that no source sends is not written.
+    writer_.record(RecordType{type}, id, payload).IgnoreError();
   }
 
   // What was written arrives, and the answers are read.

@@ -8,8 +8,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include <cstring>
-
 #include "migration/bytes.h"
 #include "migration/stream_state.h"
 #include "tests/migration/stream_kit.h"
@@ -19,7 +17,6 @@ namespace vhost {
 namespace {
 
 using ::testing::HasSubstr;
-using ::testing::SizeIs;
 
 constexpr auto kDataLoss = absl::StatusCode::kDataLoss;
 
@@ -48,8 +45,7 @@ struct Pair {
   }
   // All that can be read now.
   Bytes read() const {
-    Bytes all;
-    Bytes some(64 << 10);
+    Bytes all, some(64 << 10);
     for (ssize_t got = 0;
          (got = ::read(out.get(), some.data(), some.size())) > 0;) {
       all.insert(all.end(), some.begin(), some.begin() + got);
@@ -363,9 +359,7 @@ TEST_F(StateRecords, AreSplicedFromPipeToPipe) {
       taken += *sink.take(saved.out.get(), written - taken);
     } else if (taken == state.size() && bare_.records() > 1 &&
                sink.taken() == state.size() && !bare_.ended()) {
-      if (sink.end().value_or(false)) {
-        EXPECT_TRUE(bare_.end().ok());
-      }
+      ASSERT_TRUE(!*sink.end() || bare_.end().ok());
     }
     EXPECT_TRUE(flush().ok());
     // The destination.
