@@ -11,9 +11,9 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "hw/virtio/sequence_runner.h"
-#include "vhostdev/state_channel.h"
 #include "vhostdev/device_state.h"
 #include "vhostdev/event_loop.h"
+#include "vhostdev/state_channel.h"
 
 namespace vhost {
 

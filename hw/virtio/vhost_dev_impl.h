@@ -28,10 +28,10 @@
 #include "hw/virtio/memory_view.h"
 #include "hw/virtio/reconnect_schedule.h"
 #include "hw/virtio/sequence_runner.h"
-#include "vhostdev/state_channel.h"
 #include "hw/virtio/state_mover.h"
 #include "hw/virtio/task.h"
 #include "vhostdev/event_notifier.h"
+#include "vhostdev/state_channel.h"
 #include "vhostdev/vhost_dev.h"
 
 namespace vhost {
