@@ -67,7 +67,7 @@ ModelSession::Answer ModelSession::set_device_state_fd(ModelFrame& message) {
     return body_of(wire::kStateNoFdFlag | kRefused);
   }
   const bool saving = about->direction == 0;
-  Ends ends = {.ours = std::move(message.fds[0])};
+  Ends ends = {.ours = std::move(message.fds[0]), .theirs = {}};
   const bool own = options.channel != ModelStateChannel::kTheirs;
   if (own) {
     absl::StatusOr<Ends> made = make_channel(options.channel, saving);
