@@ -20,6 +20,8 @@
 
 namespace vhost {
 
+struct BlkClientState;
+
 // Feature bits of block devices.  Source: VIRTIO 1.3, "Block Device".
 inline constexpr unsigned kBlkFeatureSizeMax = 1;
 inline constexpr unsigned kBlkFeatureSegMax = 2;
@@ -70,6 +72,7 @@ struct BlkConfig {
   uint32_t max_write_zeroes_sectors = 0;
 
   uint64_t capacity_bytes() const { return capacity * kBlkSectorSize; }
+  friend bool operator==(const BlkConfig&, const BlkConfig&) = default;
 };
 
 // Decodes the first bytes of a configuration space.
@@ -147,6 +150,27 @@ class BlkClient {
   static absl::StatusOr<std::unique_ptr<BlkClient>> create(
       VirtioDriver& driver, std::vector<QueueHandle> queues,
       const BlkConfig& config, const Options& options);
+
+  // What another client needs to go on from here, over a driver with the same
+  // rings (VirtioDriver::save).  Any thread, while the owner leaves the client
+  // alone.
+  // Errors: kFailedPrecondition  the device was reset, and not all that was in
+  //                              flight has come out of poll().
+  //         status()             the device is given up.
+  absl::StatusOr<BlkClientState> save() const;
+
+  // Goes on where another client stopped, with all queues of a driver that
+  // was restored; `options` has that client's depth.  The calling thread owns
+  // the client, until another one calls take_over().
+  // Errors: kInvalidArgument  as create(); a state that makes no sense, or that
+  //                           is not of these rings.
+  //         as VirtioDriver::acquire and DmaMemory::allocate_at.
+  static absl::StatusOr<std::unique_ptr<BlkClient>> restore(
+      VirtioDriver& driver, const Options& options,
+      const BlkClientState& state);
+
+  // Makes the calling thread the owner, as QueueHandle::take_over.
+  absl::Status take_over();
 
   // Bytes that it takes of the driver's memory, at most.
   static uint64_t memory_for(uint32_t queues, const Options& options);

@@ -7,7 +7,10 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <string>
+#include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "vhostdev/event_loop.h"
@@ -97,6 +100,39 @@ class DmaMemory {
   // Errors: as allocate().
   absl::Status reserve(uint64_t size);
 
+  // A region of the pool: a RAM block of the guest, for whoever moves it.
+  struct Region {
+    std::string name;  // "dma0": unique in the pool, never used again.
+    uint64_t gpa = 0;
+    uint64_t size = 0;  // Bytes.
+    std::byte* host = nullptr;
+  };
+  // All of them, in the order of their making.  Any thread.
+  std::vector<Region> regions() const;
+
+  // Makes a region where another pool had one; `region.host` is not looked at.
+  // Nothing in it is in use: what is, is adopted (allocate_at).  Loop thread.
+  // Errors: kInvalidArgument    not whole pages, an address past 2^64, or one
+  //                             that is taken; the name is.
+  //         kResourceExhausted  no memory, or a back-end has no slot left.
+  //         others              a running back-end refused the memory.
+  absl::Status add_region(const Region& region);
+
+  // The piece [gpa, gpa + size) as it is, that another pool handed out.  Any
+  // thread.
+  // Errors: kInvalidArgument  size 0, not at a multiple of 64, not inside one
+  //                           region, or in use.
+  absl::StatusOr<DmaBuffer> allocate_at(uint64_t gpa, uint64_t size);
+
+  // For a dirty log: calls `visit(gpa, size)` for every range of memory that
+  // this process may have written since its region was made; loop thread.
+  //
+  // Drivers write their memory all the time and tell nobody.  So that is all
+  // that was ever handed out, from the start of each region on: what a round of
+  // pre-copy sends again each time.  For a client it is what memory_for() says.
+  void for_each_written(
+      absl::FunctionRef<void(uint64_t gpa, uint64_t size)> visit) const;
+
   // Removes regions of which nothing is in use; the first error, if any.
   absl::Status trim();
 
@@ -111,12 +147,14 @@ class DmaMemory {
 
  private:
   absl::Status grow(uint64_t size);
+  absl::Status add(const Region& region);
   absl::Status settle();
 
   VhostContext& context_;
   AddressSpace& memory_;
   const Options options_;
   std::shared_ptr<DmaBuffer::Pool> pool_;
+  uint64_t next_name_ = 0;
 };
 
 }  // namespace vhost

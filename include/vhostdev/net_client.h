@@ -17,6 +17,8 @@
 
 namespace vhost {
 
+struct NetClientState;
+
 // What NetClient can make use of.  It has no control queue, and pairs are
 // enabled from the start: it is guest and VMM in one.
 inline constexpr FeatureSet kNetWantedFeatures{
@@ -73,6 +75,23 @@ class NetClient {
   //         as VirtioDriver::acquire and DmaMemory::allocate.
   static absl::StatusOr<std::unique_ptr<NetClient>> create(
       VirtioDriver& driver, const Options& options);
+
+  // As of BlkClient.  Buffers for what may arrive stay the device's meanwhile:
+  // they are part of the state.
+  // Errors: kFailedPrecondition  the device was reset, and a queue has not
+  //                              begun anew.
+  //         status()             the device is given up.
+  absl::StatusOr<NetClientState> save() const;
+
+  // As of BlkClient; `options` has that client's sizes and numbers.
+  // Errors: as create(), and kInvalidArgument, a state that makes no sense, or
+  //         that is not of these rings.
+  static absl::StatusOr<std::unique_ptr<NetClient>> restore(
+      VirtioDriver& driver, const Options& options,
+      const NetClientState& state);
+
+  // Makes the calling thread the owner, as QueueHandle::take_over.
+  absl::Status take_over();
 
   // Bytes that it takes of the driver's memory, at most.  Where they are
   // reserved (DmaMemory::reserve), create() works on any thread, which then

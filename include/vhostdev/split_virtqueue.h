@@ -18,6 +18,8 @@
 
 namespace vhost {
 
+struct SplitRingState;
+
 static_assert(std::endian::native == std::endian::little,
               "virtio 1 rings are little-endian");
 
@@ -116,6 +118,20 @@ class SplitVirtqueue {
   static absl::StatusOr<std::unique_ptr<SplitVirtqueue>> create(
       const Options& options);
 
+  // What this queue knows that does not lie in the ring.  It goes on as it was.
+  // Errors: kFailedPrecondition  a request is open.
+  //         status()             the queue is broken or was taken back.
+  absl::StatusOr<SplitRingState> save() const;
+
+  // Goes on where another queue stopped, with a ring that holds what that one's
+  // did; it is read to check that, and otherwise left alone.  `first_index` is
+  // not looked at; the indirect tables hold what those of that queue did.
+  // Errors: kInvalidArgument  as create(), or a state that no queue of that
+  //                           size can have.
+  //         kDataLoss         the ring's indices are not of this state.
+  static absl::StatusOr<std::unique_ptr<SplitVirtqueue>> restore(
+      const Options& options, const SplitRingState& state);
+
   SplitVirtqueue(const SplitVirtqueue&) = delete;
   SplitVirtqueue& operator=(const SplitVirtqueue&) = delete;
 
@@ -179,6 +195,9 @@ class SplitVirtqueue {
     uint16_t descriptors = 0;  // Of the ring; 0: nothing in flight here.
   };
   explicit SplitVirtqueue(const Options& options);
+  void lay_out(uint16_t first_index);
+  absl::Status adopt(const SplitRingState& state);
+  absl::Status adopt_requests(const SplitRingState& state);
 
   // Errors, out of the way of the fast path.
   absl::Status begin_error(uint32_t max_descriptors) const;
@@ -239,10 +258,11 @@ class SplitVirtqueue {
   const bool event_index_;
 
   bool interrupts_ = false;
-  uint16_t avail_index_;  // Behind what was submitted.
-  uint16_t shown_;        // Behind what was published.
-  uint16_t next_used_;
-  uint16_t event_base_;  // next_used_ when the used event was last moved away.
+  uint16_t avail_index_ = 0;  // Behind what was submitted.
+  uint16_t shown_ = 0;        // Behind what was published.
+  uint16_t next_used_ = 0;
+  // next_used_ when the used event was last moved away.
+  uint16_t event_base_ = 0;
   uint16_t free_head_ = 0;
   uint32_t free_count_;
   uint32_t in_flight_ = 0;

@@ -31,6 +31,7 @@ namespace vhost {
 class DriverQueue;
 class DriverRing;
 class VirtioDriver;
+struct DriverState;
 
 // Whether a request ended because the device had to be reset with the request
 // in flight (VirtioDriver::Options::reconnect): it was carried out, in part, or
@@ -78,6 +79,11 @@ class [[nodiscard]] QueueHandle {
   // Takes that one: ring() is another, and what was in flight on the old one is
   // over.  False: not renewable, or not the thread that acquired the queue.
   bool renew();
+
+  // Makes the calling thread the one that acquired the queue.  The one before
+  // does not use it any more, and the caller knows that.
+  // Errors: kFailedPrecondition  the device was stopped.
+  absl::Status take_over();
 
   // Gives the queue back.
   // Errors: kFailedPrecondition  not the thread that acquired the queue: it
@@ -230,6 +236,30 @@ class VirtioDriver final {
   // Gives the back-end up: closes it, marks every queue lost with `why`.  Asks
   // nobody, waits for nobody.
   void abandon(const absl::Status& why);
+
+  // What another driver needs to go on from here, over guest memory that holds
+  // what this one's does.  Requests in flight are part of it, whatever the
+  // device knows of them.  The device is stopped (device().stop()), the driver
+  // is not, and whoever acquired a queue leaves it alone meanwhile.  Nothing
+  // changes: with device().start() this driver goes on itself.
+  // Errors: kFailedPrecondition  not running, or the device is; a queue whose
+  //                              ring was replaced and whose owner has not
+  //                              taken the new one (QueueHandle::renew).
+  //         as SplitVirtqueue::save, with the queue.
+  absl::StatusOr<DriverState> save() const;
+
+  // Takes the place of the driver that `state` is of: this one is running()
+  // then, its device is stopped, and device().start() lets it go on.  After
+  // device().init() or reset(), in place of start(); the memory (DmaMemory::
+  // add_region) holds the rings already.  Asks the back-end nothing.  All or
+  // nothing.
+  // Errors: kFailedPrecondition  not reset, or running; the device has fewer
+  //                              queues or lacks features.
+  //         kInvalidArgument     a state that makes no sense, or that
+  //                              Options::max_queues forbids.
+  //         as SplitVirtqueue::restore and DmaMemory::allocate_at, with the
+  //         queue.
+  absl::Status restore(const DriverState& state);
 
   // Takes queue `i`, or the first free one from `first` on, for the calling
   // thread.  Any thread, while running.

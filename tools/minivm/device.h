@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "tools/minivm/guest.h"
 #include "tools/vhostctl/output.h"
+#include "vhostdev/dma_memory.h"
 #include "vhostdev/status.h"
 #include "vhostdev/vhost_dev.h"
 
@@ -50,6 +51,11 @@ class Platform {
 
   virtual std::vector<Device*> devices() = 0;  // In the order of the options.
   virtual Guest& guest() = 0;
+
+  // Where the guest's drivers have their memory, if they are in this process:
+  // more RAM of the guest, which is written without a dirty log
+  // (DmaMemory::for_each_written).  Null: they are not.
+  virtual DmaMemory* driver_memory() { return nullptr; }
 
   // What must be done on a turning loop before the guest starts.
   virtual void prepare(Completion done) = 0;

@@ -26,6 +26,9 @@ class DriverGuest final : public Guest {
   // `devices` run and outlive the guest; `memory` is theirs.
   DriverGuest(EventLoop& loop, DmaMemory& memory,
               std::vector<DriverDevice*> devices, const Workload& workload);
+  // One that is to be loaded: `devices` are connected, and not started.
+  DriverGuest(EventLoop& loop, DmaMemory& memory,
+              std::vector<DriverDevice*> devices);
   ~DriverGuest() override;
 
   absl::Status start(absl::AnyInvocable<void()> ended) override;
@@ -35,6 +38,8 @@ class DriverGuest final : public Guest {
   void release() override;
   void finish() override;
   void kill() override;
+  absl::StatusOr<std::string> save() const override;
+  absl::Status load(absl::string_view state) override;
   WorkloadReport report() const override;
 
  private:
@@ -61,6 +66,12 @@ class DriverGuest final : public Guest {
 // `context` and `memory` outlive it.
 // Errors: as DriverDevice::start, with the device's name.
 absl::StatusOr<std::unique_ptr<Platform>> make_driver_platform(
+    VhostContext& context, AddressSpace& memory, const RunOptions& options);
+
+// The same for a guest that comes from another process: the devices are
+// connected, and the guest is to be loaded (Guest::load), when its memory is
+// there (Platform::driver_memory).  The workload of `options` is not looked at.
+absl::StatusOr<std::unique_ptr<Platform>> make_incoming_driver_platform(
     VhostContext& context, AddressSpace& memory, const RunOptions& options);
 
 }  // namespace vhost::minivm

@@ -7,6 +7,8 @@
 
 #include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "tools/minivm/workload.h"
 #include "vhostdev/status.h"
 
@@ -36,6 +38,23 @@ class Guest {
   virtual void finish() = 0;
   // Ends it now; nothing is checked any more.  It does not run afterwards.
   virtual void kill() = 0;
+
+  // Everything another process needs to let this guest go on, besides the
+  // guest's memory: bytes with a version in front, opaque to whoever carries
+  // them.  It is paused, and its devices are stopped; nothing changes.  Of a
+  // journaling disk up to 10 bytes for each unit of 4 KiB that was written.
+  // Errors: kFailedPrecondition  not paused; a device is not stopped.
+  //         kUnimplemented       a guest of this kind cannot move.
+  virtual absl::StatusOr<std::string> save() const = 0;
+
+  // Becomes the guest that `state` is of, in place of one that never started:
+  // paused, its devices stopped (VhostDev::start lets them go on), its memory
+  // as it was.  start() lets it go on.  All or nothing; blocks nobody.
+  // Errors: kFailedPrecondition  it has a workload of its own; a device lacks
+  //                              features.
+  //         kDataLoss            the bytes make no sense.
+  //         kInvalidArgument     of other devices, or the memory is not there.
+  virtual absl::Status load(absl::string_view state) = 0;
 
   virtual WorkloadReport report() const = 0;
 

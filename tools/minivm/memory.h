@@ -4,6 +4,8 @@
 
 #include <cstdint>
 #include <map>
+#include <span>
+#include <string>
 #include <vector>
 
 #include "absl/functional/any_invocable.h"
@@ -23,6 +25,8 @@ class GuestMemory {
     uint64_t gpa = 0;
     uint64_t size = 0;      // Bytes.
     bool removing = false;  // Somebody still has it.
+
+    std::string name() const;  // "ram0", by its id.
   };
 
   // Both outlive this.
@@ -31,6 +35,19 @@ class GuestMemory {
   // The piece from 0 on, `size` bytes; before there are devices.
   // Errors: kResourceExhausted  not enough (huge) pages.
   absl::Status create(uint64_t size);
+
+  // The pieces of another VM, under their ids and at their places; one of them
+  // is the one that stays.  Before there are devices, in place of create().
+  // All or nothing.
+  // Errors: kInvalidArgument    not pieces of one VM: an id that is there
+  //                             twice, no multiple of the page size, a place
+  //                             where none can be.
+  //         kResourceExhausted  as create().
+  absl::Status create(std::span<const Piece> pieces);
+
+  // Adds a piece that another VM has added, under its id and at its place.
+  // Errors: as add(), and as create() of pieces.
+  void add(const Piece& piece, absl::AnyInvocable<void(absl::Status)> done);
 
   // Adds `size` bytes if every device can take them; `done` when they have.
   // Where a device refuses all the same, the piece is taken out again.

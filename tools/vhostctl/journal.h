@@ -9,9 +9,11 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "tools/vhostctl/pattern.h"
 #include "tools/vhostctl/unit_record.h"
+#include "vhostdev/state_bytes.h"
 
 namespace vhost::ctl {
 
@@ -28,6 +30,17 @@ class Journal {
  public:
   // Of `units` units of `unit_size` bytes, a multiple of 512, from byte 0 on.
   Journal(uint64_t units, uint32_t unit_size, uint64_t seed);
+
+  // Most units that one has: 16 GiB of 4 KiB.
+  static constexpr uint64_t kMostUnits = uint64_t{4} << 20;
+
+  // As bytes, with a version in front, and back, for bytes of any origin.  A
+  // unit that was written takes 4 to 20 bytes, mostly 10; those that were not
+  // take next to nothing.  A disk of 8 GiB written all over in units of 4 KiB:
+  // 20 MiB; 2 GiB in units of 512 bytes: 40 MiB, the most there is.
+  // Errors: the reader's.
+  void save(StateWriter& out) const;
+  static absl::StatusOr<Journal> load(StateReader& in);
 
   uint64_t units() const { return units_.size(); }
   uint32_t unit_size() const { return unit_size_; }

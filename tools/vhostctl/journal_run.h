@@ -46,6 +46,19 @@ class JournalRun {
   //         as DmaMemory::allocate.
   static absl::StatusOr<std::unique_ptr<JournalRun>> create(
       BlkClient& client, DmaMemory& memory, const Options& options);
+  // Writes what another run needs to go on from here, with the state of
+  // the client (BlkClient::save) and the memory of both.  Any thread, while
+  // that of the client leaves both alone.  Latencies are not part of it.
+  void save(StateWriter& out) const;
+  // Goes on where another run stopped.  `client` was restored; `options` are
+  // those of that run.
+  // Errors: the reader's, kDataLoss: a state that makes no sense, or that is
+  //         not of these requests; kInvalidArgument  of other options.
+  //         as create().
+  static absl::StatusOr<std::unique_ptr<JournalRun>> restore(
+      BlkClient& client, DmaMemory& memory, const Options& options,
+      StateReader& in);
+
   // With requests in flight their buffers are not used again.
   ~JournalRun();
 
