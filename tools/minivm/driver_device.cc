@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "tools/minivm/driver_migration.h"
 #include "tools/minivm/report.h"
 #include "vhostdev/features.h"
 #include "vhostdev/status.h"
@@ -54,13 +55,19 @@ absl::StatusOr<std::unique_ptr<DriverDevice>> DriverDevice::create(
       new DriverDevice(context, memory, name, options, *std::move(backend)));
 }
 
+FeatureSet DriverDevice::wanted_features() const {
+  if (!options_.net) return kBlkWantedFeatures;
+  // One pair, and no control queue to ask for more.
+  return kNetWantedFeatures - FeatureSet{kNetFeatureMq, kNetFeatureCtrlVq};
+}
+
 absl::Status DriverDevice::start(const Workload& workload) {
   workload_ = workload;
   return options_.net ? start_net() : start_disk(workload);
 }
 
 absl::Status DriverDevice::start_disk(const Workload& workload) {
-  VHOST_RETURN_IF_ERROR(driver_.reset(kBlkWantedFeatures).status());
+  VHOST_RETURN_IF_ERROR(driver_.reset(wanted_features()).status());
   const bool indirect = driver_.has(kFeatureIndirectDesc);
   const uint32_t descriptors =
       workload.depth * (indirect ? 1 : kDescriptorsPerRequest);
@@ -90,10 +97,7 @@ absl::Status DriverDevice::start_disk(const Workload& workload) {
 }
 
 absl::Status DriverDevice::start_net() {
-  // One pair, and no control queue to ask for more.
-  const FeatureSet wanted =
-      kNetWantedFeatures - FeatureSet{kNetFeatureMq, kNetFeatureCtrlVq};
-  VHOST_RETURN_IF_ERROR(driver_.reset(wanted).status());
+  VHOST_RETURN_IF_ERROR(driver_.reset(wanted_features()).status());
   return driver_.start({.queues = 0, .fixed = 2, .depth = kNetRing}).status();
 }
 
@@ -142,6 +146,10 @@ void DriverDevice::resume(Completion done) {
 absl::Status DriverDevice::set_masked(uint32_t, bool) {
   return absl::UnimplementedError(absl::StrCat(
       name(), ": the guest is a driver in this process: it has no vectors"));
+}
+
+std::unique_ptr<MigrationDevice> DriverDevice::migration() {
+  return make_driver_migration(*this);
 }
 
 ctl::Json DriverDevice::stats() {

@@ -29,9 +29,13 @@ class Pauser {
   // Completions are destroyed uncalled.
   ~Pauser();
 
+  // Whether some device's back-end is of that kind.
+  bool must_hold() const;
+
+  // `hold`: the guest is asked first to submit nothing.
   // Errors: kFailedPrecondition  not running.
   //         of the step that failed; what was done is undone.
-  void pause(bool devices, Completion done);
+  void pause(bool devices, bool hold, Completion done);
   // Errors: kFailedPrecondition  not paused.
   //         of a device that does not start; it stays paused.
   void resume(Completion done);
