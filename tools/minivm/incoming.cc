@@ -45,6 +45,11 @@ std::string Incoming::address() const {
   return listener_ == nullptr ? "" : to_string(listener_->address());
 }
 
+MigrationOutcome Incoming::outcome() const {
+  if (busy_ || destination_ == nullptr) return MigrationOutcome::kNone;
+  return destination_->progress().outcome;
+}
+
 ctl::Json Incoming::json() const {
   if (destination_ == nullptr) return nullptr;
   return migration_json(destination_->progress());
@@ -70,10 +75,7 @@ void Incoming::accepted(UniqueFd channel) {
   if (busy_ || !ready_ || arrived_) return;
   // Whoever moves a guest has it: a copy of which nobody knew is void.  One
   // that is here for good is not.
-  if (destination_ != nullptr &&
-      destination_->progress().outcome == MigrationOutcome::kStuck) {
-    return;
-  }
+  if (outcome() == MigrationOutcome::kStuck) return;
   prepare();
   destination_->start(std::move(channel), then_over());
 }
@@ -88,11 +90,10 @@ Completion Incoming::then_over() {
 void Incoming::over(const absl::Status& status) {
   busy_ = false;
   if (!status.ok()) {
-    const MigrationOutcome outcome = destination_->progress().outcome;
     absl::string_view more;
-    if (outcome == MigrationOutcome::kUnknown) {
+    if (outcome() == MigrationOutcome::kUnknown) {
       more = " (the source may run the guest: take-over says that it does not)";
-    } else if (outcome == MigrationOutcome::kStuck) {
+    } else if (outcome() == MigrationOutcome::kStuck) {
       more =
           " (the guest is here, and cannot be started: take-over tries again)";
     }

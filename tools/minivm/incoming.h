@@ -54,6 +54,8 @@ class Incoming {
   void take_over(Completion done);
 
   bool busy() const { return busy_; }  // A guest is being taken.
+  // How the last attempt ended; kNone before the first and during one.
+  MigrationOutcome outcome() const;
   // Where it listens, with its port; empty: it does not.
   std::string address() const;
   // Null: nothing was tried yet.

@@ -83,6 +83,13 @@ bool Vm::comes() const {
   return options_.incoming.has_value() || !options_.restore.empty();
 }
 
+bool Vm::has_copy() const {
+  if (incoming_ == nullptr || started_) return false;
+  const MigrationOutcome outcome = incoming_->outcome();
+  return outcome == MigrationOutcome::kUnknown ||
+         outcome == MigrationOutcome::kStuck;
+}
+
 VmMigration::Parts Vm::migration_parts() {
   return {.loop = loop_,
           .memory = address_space_,
@@ -204,6 +211,10 @@ void Vm::finish() {
   if (over_) return;
   if (finishing_) return kill(absl::CancelledError("asked twice to finish"));
   finishing_ = true;
+  if (has_copy()) {
+    return kill(absl::FailedPreconditionError(
+        "finish: a guest came that does not run, and perhaps does nowhere"));
+  }
   if (incoming_ != nullptr && !started_) {
     // What cannot be cancelled any more arrives, and finishes.
     incoming_->cancel().IgnoreError();

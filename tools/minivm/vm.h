@@ -70,6 +70,8 @@ class Vm {
 
   // Whether its guest comes from elsewhere.
   bool comes() const;
+  // Whether one came that does not run, and perhaps does nowhere else.
+  bool has_copy() const;
   VmMigration::Parts migration_parts();
   absl::Status build_incoming();
   absl::Status build_control();

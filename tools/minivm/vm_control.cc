@@ -138,7 +138,9 @@ void Vm::handle(const Request& request, ControlServer::Answer answer) {
 
 std::string Vm::state() const {
   if (incoming_ != nullptr && !started_) {
-    return incoming_->busy() ? "arriving" : "waiting";
+    if (incoming_->busy()) return "arriving";
+    return has_copy() ? std::string(to_string(incoming_->outcome()))
+                      : "waiting";
   }
   if (finishing_) return "finishing";
   if (outgoing_->busy()) return "migrating";
