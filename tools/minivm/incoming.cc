@@ -62,6 +62,7 @@ void Incoming::begin() {
   destination_->restore(std::move(file_), then_over());
 }
 
+// [take]
 void Incoming::prepare() {
   busy_ = true;
   destination_ = nullptr;
@@ -79,6 +80,7 @@ void Incoming::accepted(UniqueFd channel) {
   prepare();
   destination_->start(std::move(channel), then_over());
 }
+// [end]
 
 Completion Incoming::then_over() {
   return [weak = std::weak_ptr(self_)](const absl::Status& status) {

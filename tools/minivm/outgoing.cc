@@ -118,12 +118,14 @@ void Outgoing::begin(const Request& request, ControlServer::Answer answer) {
   source_->save(std::move(file), then(&Outgoing::moved));
 }
 
+// [start]
 void Outgoing::connected(absl::StatusOr<UniqueFd> channel) {
   if (!channel.ok()) return finish(channel.status());
   source_ = std::make_unique<MigrationSource>(context_.loop(), context_, *vmm_,
                                               options_of(request_));
   source_->start(*std::move(channel), then(&Outgoing::moved));
 }
+// [end]
 
 absl::Status Outgoing::open_file() {
   const std::string path = part_of(request_.to);

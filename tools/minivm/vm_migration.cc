@@ -34,11 +34,13 @@ absl::Status occupied(const RamBlock& block) {
 
 }  // namespace
 
+// [dirty]
 absl::Status DriverWrites::sync(DirtySink& sink) {
   memory_.for_each_written(
       [&sink](uint64_t gpa, uint64_t size) { tell_dirty(gpa, size, sink); });
   return absl::OkStatus();
 }
+// [end]
 
 VmMigration::VmMigration(Parts parts, bool no_drain)
     : parts_(parts), no_drain_(no_drain) {
@@ -83,6 +85,7 @@ std::optional<RamBlock> VmMigration::block_at(uint64_t gpa) const {
   return std::nullopt;
 }
 
+// [ram]
 std::vector<MigrationRam> VmMigration::ram() {
   std::vector<MigrationRam> out;
   for (const MemorySection& section : parts_.memory.sections()) {
@@ -98,6 +101,7 @@ std::vector<MigrationRam> VmMigration::ram() {
   }
   return out;
 }
+// [end]
 
 absl::Status VmMigration::add_ram(const RamBlock& block) {
   const std::optional<RamBlock> known = block_at(block.gpa);
@@ -167,6 +171,7 @@ std::vector<DirtyProvider*> VmMigration::dirty_providers() {
 
 std::vector<std::string> VmMigration::migration_blockers() { return blockers_; }
 
+// [guest]
 void VmMigration::pause_guest(bool drain, Completion done) {
   parts_.pauser.pause(/*devices=*/false, drain && !no_drain_,
                       later(std::move(done)));
@@ -189,5 +194,6 @@ void VmMigration::start_guest(Completion done) {
   Completion tell = later(std::move(done));
   tell(start_ ? start_() : absl::InternalError("nobody starts a guest here"));
 }
+// [end]
 
 }  // namespace vhost::minivm
