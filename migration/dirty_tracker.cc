@@ -7,30 +7,11 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "migration/describe.h"
 #include "vhostdev/memory.h"
 
 namespace vhost {
 namespace {
-
-absl::Status check_block(const MigrationRam& block) {
-  const auto wrong = [&block](absl::string_view why) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("ram block ", block.name, ": ", why));
-  };
-  if (block.region == nullptr) return wrong("no memory behind it");
-  if (block.size == 0 || block.size % kLogPageSize != 0 ||
-      block.gpa % kLogPageSize != 0) {
-    return wrong("not of whole pages");
-  }
-  if (block.gpa > std::numeric_limits<uint64_t>::max() - block.size) {
-    return wrong("wraps");
-  }
-  if (block.offset_in_region > block.region->size() ||
-      block.size > block.region->size() - block.offset_in_region) {
-    return wrong("outside its region");
-  }
-  return absl::OkStatus();
-}
 
 bool same(const MigrationRam& a, const MigrationRam& b) {
   return a.name == b.name && a.gpa == b.gpa && a.size == b.size &&
@@ -108,12 +89,12 @@ void DirtyTracker::disable() {
   if (std::exchange(logging_, false)) context_.listener().log_global_stop();
 }
 
-absl::StatusOr<bool> DirtyTracker::set_blocks(
+absl::StatusOr<std::vector<RamBlock>> DirtyTracker::set_blocks(
     std::vector<MigrationRam> blocks) {
   std::map<uint32_t, MigrationRam> next;
   std::map<uint64_t, uint64_t> ranges;  // End -> begin.
   for (MigrationRam& block : blocks) {
-    VHOST_RETURN_IF_ERROR(check_block(block));
+    VHOST_RETURN_IF_ERROR(check_ram(block));
     const auto clash = ranges.upper_bound(block.gpa);
     if (clash != ranges.end() && clash->second < block.gpa + block.size) {
       return absl::InvalidArgumentError(
@@ -128,26 +109,22 @@ absl::StatusOr<bool> DirtyTracker::set_blocks(
           absl::StrCat("ram block ", id, ": the id was another block's"));
     }
   }
-  bool changed = false;
-  std::erase_if(blocks_, [&](const auto& entry) {
-    const bool gone = !next.contains(entry.first);
-    if (gone) bitmaps_.erase(entry.first);
-    changed |= gone;
-    return gone;
-  });
+  for (const auto& [id, block] : blocks_) {
+    if (next.contains(id)) continue;
+    return absl::FailedPreconditionError(
+        absl::StrCat("ram block ", block.name, ": was removed meanwhile"));
+  }
+  std::vector<RamBlock> added;
   for (auto& [id, block] : next) {
     if (blocks_.contains(id)) continue;
     const auto bitmap =
         bitmaps_.emplace(id, DirtyBitmap(block.gpa, block.size)).first;
     bitmap->second.fill();
+    by_end_[(block.gpa + block.size) / kLogPageSize] = &bitmap->second;
+    added.push_back({id, block.name, block.gpa, block.size});
     blocks_.emplace(id, std::move(block));
-    changed = true;
   }
-  by_end_.clear();
-  for (const auto& [id, block] : blocks_) {
-    by_end_[(block.gpa + block.size) / kLogPageSize] = &bitmaps_.at(id);
-  }
-  return changed;
+  return added;
 }
 
 uint64_t DirtyTracker::ram_size() const {

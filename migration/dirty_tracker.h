@@ -43,12 +43,14 @@ class DirtyTracker {
   // time.
   void disable();
 
-  // What the guest's memory consists of now: new blocks are dirty whole, blocks
-  // that are not named are forgotten.  Whether there is a difference.
-  // Errors: kInvalidArgument  a block is empty, not of whole pages, not inside
-  //                           its region, overlaps another one, or is another
-  //                           one than had its id.
-  absl::StatusOr<bool> set_blocks(std::vector<MigrationRam> blocks);
+  // What the guest's memory consists of now; blocks that were added are dirty
+  // whole.  The added ones.
+  // Errors: kInvalidArgument     a block is empty, not of whole pages, not
+  //                              inside its region, overlaps another one, or
+  //                              is another one than had its id.
+  //         kFailedPrecondition  one is gone.
+  absl::StatusOr<std::vector<RamBlock>> set_blocks(
+      std::vector<MigrationRam> blocks);
   const std::map<uint32_t, MigrationRam>& blocks() const { return blocks_; }
   uint64_t ram_size() const;  // Bytes.
 

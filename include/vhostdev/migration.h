@@ -62,6 +62,9 @@ class MigrationDevice {
   // space to move, at most those of VhostDev::Options, 0 for none.  The rest is
   // filled in from dev().
   virtual DeviceManifest describe() const = 0;
+  // Whether the back-end serves `vq`; where others stand (a control queue) is
+  // the VMM's to save and load.
+  virtual bool serves(QueueIndex vq) const;
   // Whether what the back-end knows must move with the device
   // (VhostDev::save_state): a file system's open files.  A device that has it
   // and must not be without it is not moved to a back-end that takes none.
@@ -77,8 +80,8 @@ class MigrationDevice {
   // Connected and fresh, as after a first init; nothing of an earlier attempt
   // is left.  Default: VhostDev::init or VhostDev::reset.
   virtual void connect(Completion done);
-  // Hands the rings over: after a load, or again after a migration that failed.
-  // Connects first if the back-end is gone.  Default: VhostDev::start.
+  // Hands the rings over, of a device that is connected or reconnecting: after
+  // a load, or again after a migration that failed.  Default: VhostDev::start.
   virtual void start(Completion done);
 
   // -- The source ----------------------------------------------------------
@@ -121,7 +124,8 @@ class MigrationVmm {
 
   // -- The source ----------------------------------------------------------
 
-  // Halts the guest: nobody but the devices writes to its memory afterwards.
+  // Halts the guest: nobody but the devices writes to its memory afterwards,
+  // and no operation of the VMM on a device is under way.
   // `drain`: some device may stop with requests that it neither finished nor
   // will finish (BaseAfterStop::kMayBeUndrained), so the guest is asked first
   // to submit nothing, until nothing is in flight; where it cannot be asked,
@@ -155,15 +159,17 @@ inline constexpr uint64_t kMaxGuestRecord = uint64_t{16} << 20;
 //     --> kCommitted --> kOver
 //   any of them up to kPrepare --something fails--> kRollingBack --> kOver
 //
-//   kIdle --start--> kConnect --> kHandshake --> kPrecopy --> kDevices     D
-//     --> kPrepare --> kStarting --> kOver
+//   kIdle --start--> kConnect --> kHandshake --> kPrecopy                 D
+//     --> kSwitchover --> kDevices --> kPrepare --> kStarting --> kOver
+//   any of them up to kPrepare --something fails--> kRollingBack --> kOver
 enum class MigrationPhase : uint8_t {
   kIdle,
   kConnect,     // The destination's devices connect to their back-ends.
   kHandshake,   // Each side looks whether the other one fits.
   kLogOn,       // Every device begins to mark the pages it writes.
   kPrecopy,     // Memory moves while the guest runs.
-  kSwitchover,  // The destination is asked whether it is ready for the rest.
+  kSwitchover,  // The destination is asked whether it is ready for the rest,
+                // and gets it.
   kPausing,     // From here on the guest is down.
   kStopping,    // All devices at once.
   kTail,        // The last of its memory.
@@ -186,12 +192,12 @@ enum class MigrationOutcome : uint8_t {
   kMoved,
   // Source: it runs here as before.  Destination: there is no guest here.
   kNotMoved,
-  // Source: it is here, paused: its devices could not be started again.
-  // Destination: it is here for good, but could not be started.
+  // Source: it is here, paused: it could not be resumed.  Destination: it is
+  // here for good, but could not be started.
   kStuck,
-  // Source: the commit was sent and no answer came, so the guest may run at the
-  // destination: it stays paused here.  Destination: all is here, and the
-  // connection was lost before a commit came.
+  // Source: the commit was sent, and no answer came or a bad one, so the guest
+  // may run at the destination: it stays paused here.  Destination: all is
+  // here, and the connection was lost before a commit came.
   kUnknown,
 };
 absl::string_view to_string(MigrationOutcome outcome);
@@ -237,13 +243,14 @@ struct MigrationTimeouts {
   Duration connect = std::chrono::seconds(30);    // Devices, to be connected.
   Duration handshake = std::chrono::seconds(10);  // For the other's manifest.
   Duration log = std::chrono::seconds(10);        // Devices, to log.
-  // The channel takes no byte, or (destination) brings none.  More than
-  // `pause` and `drain`, during which the source has nothing to say.
+  // The channel takes no byte, or (destination) brings none.  More than a pause
+  // and a drain, during which the source has nothing to say.
   Duration silence = std::chrono::seconds(60);
   Duration switchover = std::chrono::seconds(10);  // To be ready for the rest.
-  Duration pause = std::chrono::seconds(30);       // The guest.
-  Duration drain = std::chrono::seconds(30);       // The devices.
-  Duration state = std::chrono::seconds(60);       // Of all back-ends together.
+  // The guest.  How long devices may take to stop after it is up to
+  // VhostDev::Options::drain_timeout.
+  Duration pause = std::chrono::seconds(30);
+  Duration state = std::chrono::seconds(60);    // Of all back-ends together.
   Duration prepare = std::chrono::seconds(60);  // For "prepared", for commit.
   Duration resume = std::chrono::seconds(60);   // For "resumed".
 };
@@ -308,7 +315,8 @@ class MigrationSource {
   // time.  Does not fsync.
   void save(UniqueFd file, Completion done);
 
-  // Ends the migration; the guest goes on here.  `done` of start() tells when.
+  // Ends the migration; the guest goes on here, and start()'s completion tells
+  // when.  Not from inside a call of MigrationVmm or MigrationDevice.
   // Errors: kFailedPrecondition  nothing is under way, or the commit was sent.
   absl::Status cancel();
 
@@ -353,7 +361,9 @@ class MigrationDestination {
   // Takes the guest that MigrationSource::save wrote into `file`.
   void restore(UniqueFd file, Completion done);
 
-  // Errors: kFailedPrecondition  nothing is under way, or the commit came.
+  // Errors: kFailedPrecondition  nothing is under way; or the source was told
+  //                              that all is prepared: it is for the source to
+  //                              say whether the guest moves.
   absl::Status cancel();
 
   // Outcome kUnknown: the source does not run the guest and never will, as an

@@ -30,8 +30,9 @@ inline constexpr size_t kMaxManifestName = 255;  // Bytes of a name.
 inline constexpr size_t kMaxRamBlocks = 4096;
 inline constexpr size_t kMaxManifestDevices = 1024;
 inline constexpr size_t kMaxManifestReasons = 256;
-inline constexpr size_t kMaxReason = 1024;        // Bytes of a sentence.
-inline constexpr uint32_t kMaxQueueSize = 32768;  // Descriptors.
+inline constexpr size_t kMaxReason = 1024;          // Bytes of a sentence.
+inline constexpr uint32_t kMaxQueueSize = 32768;    // Descriptors.
+inline constexpr uint32_t kMaxConfigLength = 4096;  // Bytes.
 
 // A block of guest RAM.
 struct RamBlock {
@@ -45,7 +46,7 @@ struct RamBlock {
 
 // The inflight area as its back-end laid it out: INFLIGHT_FD of vhost-user.
 struct InflightLayout {
-  uint64_t size = 0;  // Bytes.
+  uint64_t size = 0;  // Bytes; in a manifest also 0: not known yet.
   uint16_t queues = 0;
   uint16_t queue_size = 0;
 

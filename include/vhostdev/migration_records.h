@@ -153,14 +153,17 @@ absl::StatusOr<InflightPiece> decode_inflight(
 // Puts the pieces together.
 class InflightAssembler {
  public:
-  // `expected`: of the manifest.
+  // `expected`: of the manifest; the first piece says the size if that does
+  // not.
   explicit InflightAssembler(const InflightLayout& expected)
       : expected_(expected) {}
 
   // Errors: kDataLoss  of another layout, not where the last piece ended, or
   //                    more than the area has.
   absl::Status add(std::span<const std::byte> payload);
-  bool complete() const { return bytes_.size() == expected_.size; }
+  bool complete() const {
+    return expected_.size != 0 && bytes_.size() == expected_.size;
+  }
   const std::vector<std::byte>& bytes() const { return bytes_; }
 
  private:
