@@ -8,9 +8,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "hw/driver/blk_client_impl.h"
 #include "hw/driver/blk_queue.h"
 #include "hw/driver/blk_request.h"
-#include "hw/driver/queue_sleep.h"
 #include "vhostdev/status.h"
 
 namespace vhost {
@@ -44,28 +44,19 @@ absl::StatusOr<BlkConfig> read_blk_config(VirtioDriver& driver) {
 
 }  // namespace
 
-struct BlkClient::Impl {
-  Impl(VirtioDriver& virtio_driver, const BlkConfig& blk_config,
-       const Options& chosen)
-      : driver(virtio_driver), config(blk_config), options(chosen) {}
-
-  uint32_t in_flight() const;
-  void note_failure();
-  size_t poll(std::span<BlkCompletion> out);
-  // Until the device signals, the loop has something to do, or `until`.
-  void sleep(MonotonicTime until);
-  void give_up(Duration waited);
-
-  VirtioDriver& driver;
-  const BlkConfig config;
-  const Options options;
-  std::vector<std::unique_ptr<BlkQueue>> queues;
-  DmaBuffer id;
-  uint32_t next_submit = 0;  // Queues take turns.
-  uint32_t next_poll = 0;
-  absl::Status status;
-  QueueSleep queue_sleep;
-};
+absl::Status BlkClient::Impl::check(const VirtioDriver& driver, size_t queues,
+                                    const Options& options) {
+  if (options.depth == 0 || options.depth > kMaxSplitRingSize || queues == 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "block client: depth ", options.depth, ", ", queues, " queues"));
+  }
+  if (options.wait_mode == WaitMode::kSleep &&
+      driver.options().no_call_notifiers) {
+    return absl::InvalidArgumentError(
+        "block client: without call notifiers nothing wakes it");
+  }
+  return absl::OkStatus();
+}
 
 absl::StatusOr<std::unique_ptr<BlkClient>> BlkClient::create(
     VirtioDriver& driver, const Options& options) {
@@ -83,16 +74,7 @@ absl::StatusOr<std::unique_ptr<BlkClient>> BlkClient::create(
 absl::StatusOr<std::unique_ptr<BlkClient>> BlkClient::create(
     VirtioDriver& driver, std::vector<QueueHandle> queues,
     const BlkConfig& config, const Options& options) {
-  if (options.depth == 0 || options.depth > kMaxSplitRingSize ||
-      queues.empty()) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "block client: depth ", options.depth, ", ", queues.size(), " queues"));
-  }
-  if (options.wait_mode == WaitMode::kSleep &&
-      driver.options().no_call_notifiers) {
-    return absl::InvalidArgumentError(
-        "block client: without call notifiers nothing wakes it");
-  }
+  VHOST_RETURN_IF_ERROR(Impl::check(driver, queues.size(), options));
   auto impl = std::make_unique<Impl>(driver, config, options);
   absl::StatusOr<DmaBuffer> id = driver.memory().allocate(kBlkIdSize);
   if (!id.ok()) return annotate(id.status(), "block client");

@@ -3,7 +3,9 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "hw/driver/blk_request.h"
 #include "vhostdev/blk_client.h"
+#include "vhostdev/status.h"
 
 namespace vhost {
 namespace {
@@ -45,7 +47,9 @@ class Reader {
   size_t needed_ = 0;
 };
 
-absl::Status check(const BlkConfig& config) {
+}  // namespace
+
+absl::Status check_blk_config(const BlkConfig& config) {
   if (!std::has_single_bit(config.blk_size) ||
       config.blk_size < kBlkSectorSize) {
     return absl::DataLossError(absl::StrCat("block configuration: blocks of ",
@@ -57,8 +61,6 @@ absl::Status check(const BlkConfig& config) {
   }
   return absl::OkStatus();
 }
-
-}  // namespace
 
 absl::StatusOr<BlkConfig> decode_blk_config(FeatureSet features,
                                             std::span<const std::byte> bytes) {
@@ -99,7 +101,7 @@ absl::StatusOr<BlkConfig> decode_blk_config(FeatureSet features,
         absl::StrCat("block configuration: ", bytes.size(), " bytes of ",
                      reader.needed(), " needed"));
   }
-  if (const absl::Status status = check(out); !status.ok()) return status;
+  VHOST_RETURN_IF_ERROR(check_blk_config(out));
   return out;
 }
 

@@ -20,14 +20,17 @@ bool has_segment(BlkOp op) {
 
 }  // namespace
 
+absl::Status BlkQueue::check_ring(QueueHandle& handle) {
+  if (handle.ring().max_chain() >= 3) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("vq ", to_int(handle.index()), ": a ring of ",
+                   handle.ring().size(), " descriptors holds no request"));
+}
+
 absl::StatusOr<std::unique_ptr<BlkQueue>> BlkQueue::create(DmaMemory& memory,
                                                            QueueHandle handle,
                                                            uint32_t depth) {
-  if (handle.ring().max_chain() < 3) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("vq ", to_int(handle.index()), ": a ring of ",
-                     handle.ring().size(), " descriptors holds no request"));
-  }
+  VHOST_RETURN_IF_ERROR(check_ring(handle));
   absl::StatusOr<DmaBuffer> wires =
       memory.allocate(uint64_t{sizeof(BlkWire)} * depth);
   if (!wires.ok()) return wires.status();

@@ -13,6 +13,7 @@
 #include "hw/driver/blk_request.h"
 #include "vhostdev/blk_client.h"
 #include "vhostdev/dma_memory.h"
+#include "vhostdev/driver_state.h"
 #include "vhostdev/virtio_driver.h"
 
 namespace vhost {
@@ -25,6 +26,15 @@ class BlkQueue {
   static absl::StatusOr<std::unique_ptr<BlkQueue>> create(DmaMemory& memory,
                                                           QueueHandle handle,
                                                           uint32_t depth);
+  // Goes on where another queue stopped, on a ring that was restored.
+  // Errors: kInvalidArgument  `state` makes no sense, or is not of this ring.
+  //         as DmaMemory::allocate_at.
+  static absl::StatusOr<std::unique_ptr<BlkQueue>> restore(
+      DmaMemory& memory, QueueHandle handle, uint32_t depth,
+      const BlkClientState::Queue& state);
+  // Errors: kFailedPrecondition  requests are to come out as outcome_unknown().
+  //         failure()
+  absl::StatusOr<BlkClientState::Queue> save() const;
   ~BlkQueue();
   BlkQueue(const BlkQueue&) = delete;
   BlkQueue& operator=(const BlkQueue&) = delete;
@@ -53,6 +63,13 @@ class BlkQueue {
   // reset, come out of poll() as outcome_unknown(); after the last one the
   // queue goes on.
 
+  // For a restore that came to nothing: no device was told of anything, so
+  // that the memory can be used again.
+  void forget() { in_flight_ = 0; }
+
+  // Makes the calling thread the queue's owner.
+  absl::Status take_over() { return handle_.take_over(); }
+
  private:
   // Not in the order of BlkRequest: the compiler would copy two fields at once,
   // and a load of two stores waits until both are in the cache.
@@ -64,6 +81,9 @@ class BlkQueue {
   };
 
   BlkQueue(QueueHandle handle, DmaBuffer memory, uint32_t depth);
+  static absl::Status check_ring(QueueHandle& handle);
+  absl::Status adopt(const BlkClientState::Queue& state);
+  absl::Status check_in_flight() const;
 
   BlkWire& wire(uint32_t slot) {
     return reinterpret_cast<BlkWire*>(memory_.data())[slot];

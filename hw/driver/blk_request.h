@@ -44,6 +44,10 @@ inline constexpr uint32_t kBlkStatusOffset = 32;
 // The device's type of `op`.
 uint32_t blk_type(BlkOp op);
 
+// Whether a configuration makes sense.
+// Errors: kDataLoss  as decode_blk_config.
+absl::Status check_blk_config(const BlkConfig& config);
+
 // Whether a device with `config` may be asked for `request`.
 // Errors: kInvalidArgument, kUnimplemented, kPermissionDenied.
 absl::Status check_blk_request(const BlkConfig& config,

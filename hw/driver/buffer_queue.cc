@@ -38,6 +38,15 @@ absl::StatusOr<DmaBuffer> BufferQueue::allocate(DmaMemory& memory,
   return made.ok() ? std::move(made) : annotate(made.status(), name_of(handle));
 }
 
+absl::StatusOr<DmaBuffer> BufferQueue::allocate_at(DmaMemory& memory,
+                                                   const QueueHandle& handle,
+                                                   uint64_t gpa, uint32_t count,
+                                                   uint32_t buffer_size) {
+  absl::StatusOr<DmaBuffer> made =
+      memory.allocate_at(gpa, stride_of(buffer_size) * count);
+  return made.ok() ? std::move(made) : annotate(made.status(), name_of(handle));
+}
+
 bool BufferQueue::has_news() const {
   return !failure_.ok() || batch_next_ < batch_size_ ||
          ring_->has_completions() || !ring_->status().ok() || handle_.lost();

@@ -6,10 +6,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <span>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "vhostdev/dma_memory.h"
+#include "vhostdev/driver_state.h"
 #include "vhostdev/virtio_driver.h"
 
 namespace vhost {
@@ -30,6 +33,9 @@ class BufferQueue {
   // Whether the device was reset, and all of this is to begin anew.
   bool renewable() const { return handle_.renewable(); }
 
+  // Makes the calling thread the queue's owner.
+  absl::Status take_over() { return handle_.take_over(); }
+
   // For the end: the device may still write to the buffers.
   void abandon_memory() { memory_.abandon(); }
 
@@ -41,6 +47,26 @@ class BufferQueue {
                                             const QueueHandle& handle,
                                             uint32_t count,
                                             uint32_t buffer_size);
+
+  // Buffers that another queue had, as they are.
+  static absl::StatusOr<DmaBuffer> allocate_at(DmaMemory& memory,
+                                               const QueueHandle& handle,
+                                               uint64_t gpa, uint32_t count,
+                                               uint32_t buffer_size);
+
+  // Why this queue cannot be saved now; OK: it can.
+  // Errors: kFailedPrecondition  the device was reset, and it has not begun
+  //                              anew.
+  //         failure()
+  absl::Status check_saving() const;
+  // What was taken from the ring and not yet asked for.
+  std::vector<NetClientState::Taken> taken() const;
+  // Goes on where another queue stopped: `taken` was taken, and that and what
+  // the ring has are exactly the slots of `in_flight`, each once.  A device has
+  // written `most` bytes at most to what was taken.
+  // Errors: kInvalidArgument  it is not so.
+  absl::Status adopt(std::span<const NetClientState::Taken> taken,
+                     uint32_t most, std::vector<bool> in_flight);
 
   // Buffer `slot`: where it is, here and for the device.
   DmaSpan buffer(uint64_t slot) const {

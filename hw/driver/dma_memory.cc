@@ -42,17 +42,23 @@ struct DmaBuffer::Pool {
   struct Chunk {
     std::shared_ptr<MemoryRegion> region;
     uint64_t gpa = 0;
-    uint64_t used = 0;                         // Bytes.
+    uint64_t used = 0;     // Bytes.
+    uint64_t written = 0;  // Behind the last byte that was ever handed out.
     absl::btree_map<uint64_t, uint64_t> free;  // Offset to size; none touch.
 
     std::optional<uint64_t> take(uint64_t size, uint64_t alignment);
+    // Whether [offset, offset + size) was free.
+    bool take_at(uint64_t offset, uint64_t size);
     void give_back(uint64_t offset, uint64_t size);
+    // Takes all that is free from `begin` to `end`.
+    void retire(uint64_t begin, uint64_t end);
   };
 
   mutable absl::Mutex mutex;
   std::vector<Chunk> chunks ABSL_GUARDED_BY(mutex);
 
   std::optional<DmaSpan> take(uint64_t size, uint64_t alignment);
+  std::optional<DmaSpan> take_at(uint64_t gpa, uint64_t size);
   void give_back(const DmaSpan& span);
   bool has_piece_of(uint64_t size) const;
 };
@@ -63,15 +69,37 @@ std::optional<uint64_t> DmaBuffer::Pool::Chunk::take(uint64_t size,
     const uint64_t offset = round_up(start, alignment);
     const uint64_t end = start + length;
     if (offset > end || end - offset < size) continue;
-    const uint64_t before = offset - start;
-    const uint64_t begin = start;
-    free.erase(begin);
-    if (before != 0) free.emplace(begin, before);
-    if (end - offset != size) free.emplace(offset + size, end - offset - size);
-    used += size;
+    take_at(offset, size);
     return offset;
   }
   return std::nullopt;
+}
+
+bool DmaBuffer::Pool::Chunk::take_at(uint64_t offset, uint64_t size) {
+  auto found = free.upper_bound(offset);
+  if (found == free.begin()) return false;
+  --found;
+  const auto [start, length] = *found;
+  const uint64_t end = start + length;
+  if (offset >= end || end - offset < size) return false;
+  free.erase(found);
+  if (offset != start) free.emplace(start, offset - start);
+  if (end - offset != size) free.emplace(offset + size, end - offset - size);
+  used += size;
+  written = std::max(written, offset + size);
+  return true;
+}
+
+void DmaBuffer::Pool::Chunk::retire(uint64_t begin, uint64_t end) {
+  std::vector<std::pair<uint64_t, uint64_t>> pieces;
+  auto at = free.upper_bound(begin);
+  if (at != free.begin()) --at;
+  for (; at != free.end() && at->first < end; ++at) {
+    const uint64_t first = std::max(at->first, begin);
+    const uint64_t last = std::min(at->first + at->second, end);
+    if (first < last) pieces.emplace_back(first, last - first);
+  }
+  for (const auto& [offset, size] : pieces) take_at(offset, size);
 }
 
 void DmaBuffer::Pool::Chunk::give_back(uint64_t offset, uint64_t size) {
@@ -98,6 +126,17 @@ std::optional<DmaSpan> DmaBuffer::Pool::take(uint64_t size,
     if (const auto offset = chunk.take(round_up(size, kGrain), alignment)) {
       return DmaSpan{chunk.region->host() + *offset, chunk.gpa + *offset, size};
     }
+  }
+  return std::nullopt;
+}
+
+std::optional<DmaSpan> DmaBuffer::Pool::take_at(uint64_t gpa, uint64_t size) {
+  absl::MutexLock lock(&mutex);
+  for (Chunk& chunk : chunks) {
+    const uint64_t offset = gpa - chunk.gpa;
+    if (gpa < chunk.gpa || offset >= chunk.region->size()) continue;
+    if (!chunk.take_at(offset, round_up(size, kGrain))) return std::nullopt;
+    return DmaSpan{chunk.region->host() + offset, gpa, size};
   }
   return std::nullopt;
 }
@@ -198,14 +237,57 @@ absl::Status DmaMemory::reserve(uint64_t size) {
                   absl::StrCat("dma memory: reserve ", size, " bytes"));
 }
 
+absl::StatusOr<DmaBuffer> DmaMemory::allocate_at(uint64_t gpa, uint64_t size) {
+  std::optional<DmaSpan> span;
+  if (size != 0 && size <= kMostBytes && gpa % kGrain == 0) {
+    span = pool_->take_at(gpa, size);
+  }
+  if (span.has_value()) return DmaBuffer(pool_, *span);
+  return absl::InvalidArgumentError(
+      absl::StrCat("dma memory: ", size, " bytes at ", absl::Hex(gpa),
+                   ": no piece of one region that is free"));
+}
+
 absl::Status DmaMemory::grow(uint64_t size) {
   size = round_up(std::max(size, options_.chunk_size), kPage);
+  Region region;
+  do {
+    region.name = absl::StrCat("dma", next_name_++);
+  } while (has_name(region.name));
+  region.gpa = find_gap(memory_, options_.first_gpa, size);
+  region.size = size;
+  return add(region);
+}
+
+absl::Status DmaMemory::add_region(const Region& region) {
+  const std::string what =
+      absl::StrCat("dma memory: region ", region.name, " of ", region.size,
+                   " bytes at ", absl::Hex(region.gpa));
+  if (region.size == 0 || region.size % kPage != 0 ||
+      region.size > kMostBytes || region.gpa % kPage != 0) {
+    return absl::InvalidArgumentError(absl::StrCat(what, ": no whole pages"));
+  }
+  if (has_name(region.name)) {
+    return absl::InvalidArgumentError(absl::StrCat(what, ": is there already"));
+  }
+  return annotate(add(region), what);
+}
+
+bool DmaMemory::has_name(absl::string_view name) const {
+  absl::MutexLock lock(&pool_->mutex);
+  return std::any_of(pool_->chunks.begin(), pool_->chunks.end(),
+                     [name](const DmaBuffer::Pool::Chunk& chunk) {
+                       return chunk.region->name() == name;
+                     });
+}
+
+absl::Status DmaMemory::add(const Region& wanted) {
   absl::StatusOr<std::shared_ptr<MemoryRegion>> region =
-      MemoryRegion::create_memfd("dma", size);
+      MemoryRegion::create_memfd(wanted.name, wanted.size);
   if (!region.ok()) return region.status();
   MemorySection section;
-  section.gpa = find_gap(memory_, options_.first_gpa, size);
-  section.size = size;
+  section.gpa = wanted.gpa;
+  section.size = wanted.size;
   section.region = *region;
   VHOST_RETURN_IF_ERROR(context_.can_add(section));
   // What earlier changes met with is no news of this one.
@@ -221,7 +303,7 @@ absl::Status DmaMemory::grow(uint64_t size) {
   DmaBuffer::Pool::Chunk chunk;
   chunk.region = *std::move(region);
   chunk.gpa = section.gpa;
-  chunk.free.emplace(0, size);
+  chunk.free.emplace(0, wanted.size);
   absl::MutexLock lock(&pool_->mutex);
   pool_->chunks.push_back(std::move(chunk));
   return absl::OkStatus();
@@ -230,6 +312,64 @@ absl::Status DmaMemory::grow(uint64_t size) {
 absl::Status DmaMemory::settle() {
   if (context_.device_count() == 0) return absl::OkStatus();
   return context_.run_until_memory_settled(options_.settle_timeout);
+}
+
+void DmaMemory::for_each_in_use(
+    absl::FunctionRef<void(uint64_t gpa, uint64_t size)> visit) const {
+  std::vector<DmaSpan> spans;
+  {
+    absl::MutexLock lock(&pool_->mutex);
+    for (const DmaBuffer::Pool::Chunk& chunk : pool_->chunks) {
+      uint64_t at = 0;
+      for (const auto& [start, length] : chunk.free) {
+        if (start != at) spans.push_back({nullptr, chunk.gpa + at, start - at});
+        at = start + length;
+      }
+      const uint64_t size = chunk.region->size();
+      if (at != size) spans.push_back({nullptr, chunk.gpa + at, size - at});
+    }
+  }
+  for (const DmaSpan& span : spans) visit(span.gpa, span.size);
+}
+
+absl::Status DmaMemory::retire(uint64_t gpa, uint64_t size) {
+  absl::MutexLock lock(&pool_->mutex);
+  for (DmaBuffer::Pool::Chunk& chunk : pool_->chunks) {
+    const uint64_t offset = gpa - chunk.gpa;
+    if (gpa < chunk.gpa || offset >= chunk.region->size()) continue;
+    if (size > chunk.region->size() - offset || offset % kGrain != 0 ||
+        size % kGrain != 0) {
+      break;
+    }
+    chunk.retire(offset, offset + size);
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat("dma memory: retire ", size,
+                                                 " bytes at ", absl::Hex(gpa),
+                                                 ": not in one region"));
+}
+
+std::vector<DmaMemory::Region> DmaMemory::regions() const {
+  absl::MutexLock lock(&pool_->mutex);
+  std::vector<Region> out;
+  for (const DmaBuffer::Pool::Chunk& chunk : pool_->chunks) {
+    out.push_back({chunk.region->name(), chunk.gpa, chunk.region->size(),
+                   chunk.region->host()});
+  }
+  return out;
+}
+
+void DmaMemory::for_each_written(
+    absl::FunctionRef<void(uint64_t gpa, uint64_t size)> visit) const {
+  std::vector<DmaSpan> spans;
+  {
+    absl::MutexLock lock(&pool_->mutex);
+    for (const DmaBuffer::Pool::Chunk& chunk : pool_->chunks) {
+      if (chunk.written == 0) continue;
+      spans.push_back({chunk.region->host(), chunk.gpa, chunk.written});
+    }
+  }
+  for (const DmaSpan& span : spans) visit(span.gpa, span.size);
 }
 
 absl::Status DmaMemory::trim() {

@@ -19,34 +19,74 @@ absl::Status not_owner(QueueIndex index) {
       absl::StrCat(name_of(index), ": the calling thread did not acquire it"));
 }
 
+uint64_t tables_size(const DriverQueueOptions& options) {
+  return uint64_t{16} * options.indirect_entries * options.depth;
+}
+
+// A ring of `options` in `rings`; `tables` may be none.
+SplitVirtqueue::Options ring_options(const DriverQueueOptions& options,
+                                     const DmaBuffer& rings,
+                                     const DmaBuffer& tables) {
+  const SplitRingLayout layout = split_ring_layout(options.depth);
+  SplitVirtqueue::Options out;
+  out.num = options.depth;
+  out.desc = rings.data();
+  out.avail = rings.data() + layout.avail_offset;
+  out.used = rings.data() + layout.used_offset;
+  out.event_index = options.event_index;
+  if (!tables.valid()) return out;
+  out.indirect = tables.data();
+  out.indirect_gpa = tables.gpa();
+  out.indirect_entries = options.indirect_entries;
+  return out;
+}
+
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<DriverRing>> DriverRing::create(
     DmaMemory& memory, const DriverQueueOptions& options) {
-  const SplitRingLayout layout = split_ring_layout(options.depth);
-  absl::StatusOr<DmaBuffer> rings = memory.allocate(layout.total);
+  absl::StatusOr<DmaBuffer> rings =
+      memory.allocate(split_ring_layout(options.depth).total);
   if (!rings.ok()) return annotate(rings.status(), name_of(options.index));
-  SplitVirtqueue::Options ring_options;
-  ring_options.num = options.depth;
-  ring_options.desc = rings->data();
-  ring_options.avail = rings->data() + layout.avail_offset;
-  ring_options.used = rings->data() + layout.used_offset;
-  ring_options.event_index = options.event_index;
-  DmaBuffer tables;
+  absl::StatusOr<DmaBuffer> tables = DmaBuffer();
   if (options.indirect_entries != 0) {
-    absl::StatusOr<DmaBuffer> made = memory.allocate(
-        uint64_t{16} * options.indirect_entries * options.depth);
-    if (!made.ok()) return annotate(made.status(), name_of(options.index));
-    tables = *std::move(made);
-    ring_options.indirect = tables.data();
-    ring_options.indirect_gpa = tables.gpa();
-    ring_options.indirect_entries = options.indirect_entries;
+    tables = memory.allocate(tables_size(options));
   }
+  if (!tables.ok()) return annotate(tables.status(), name_of(options.index));
   absl::StatusOr<std::unique_ptr<SplitVirtqueue>> ring =
-      SplitVirtqueue::create(ring_options);
+      SplitVirtqueue::create(ring_options(options, *rings, *tables));
   if (!ring.ok()) return annotate(ring.status(), name_of(options.index));
   return std::shared_ptr<DriverRing>(
-      new DriverRing(*std::move(rings), std::move(tables), *std::move(ring)));
+      new DriverRing(*std::move(rings), *std::move(tables), *std::move(ring)));
+}
+
+absl::StatusOr<std::shared_ptr<DriverRing>> DriverRing::restore(
+    DmaMemory& memory, const DriverQueueOptions& options,
+    const DriverState::Queue& state) {
+  absl::StatusOr<DmaBuffer> rings = memory.allocate_at(
+      state.ring_gpa, split_ring_layout(options.depth).total);
+  if (!rings.ok()) return annotate(rings.status(), name_of(options.index));
+  absl::StatusOr<DmaBuffer> tables = DmaBuffer();
+  if (options.indirect_entries != 0) {
+    tables = memory.allocate_at(state.tables_gpa, tables_size(options));
+  }
+  if (!tables.ok()) return annotate(tables.status(), name_of(options.index));
+  absl::StatusOr<std::unique_ptr<SplitVirtqueue>> ring =
+      SplitVirtqueue::restore(ring_options(options, *rings, *tables),
+                              state.ring);
+  if (!ring.ok()) return annotate(ring.status(), name_of(options.index));
+  return std::shared_ptr<DriverRing>(
+      new DriverRing(*std::move(rings), *std::move(tables), *std::move(ring)));
+}
+
+absl::StatusOr<DriverState::Queue> DriverRing::save() const {
+  absl::StatusOr<SplitRingState> ring = ring_->save();
+  if (!ring.ok()) return ring.status();
+  DriverState::Queue out;
+  out.ring_gpa = memory_.gpa();
+  out.tables_gpa = tables_.gpa();
+  out.ring = *std::move(ring);
+  return out;
 }
 
 DriverRing::DriverRing(DmaBuffer memory, DmaBuffer tables,
@@ -94,6 +134,28 @@ absl::StatusOr<std::shared_ptr<DriverQueue>> DriverQueue::create(
       new DriverQueue(options, *std::move(ring)));
 }
 
+absl::StatusOr<std::shared_ptr<DriverQueue>> DriverQueue::restore(
+    DmaMemory& memory, const Options& options,
+    const DriverState::Queue& state) {
+  absl::StatusOr<std::shared_ptr<DriverRing>> ring =
+      DriverRing::restore(memory, options, state);
+  if (!ring.ok()) return ring.status();
+  return std::shared_ptr<DriverQueue>(
+      new DriverQueue(options, *std::move(ring)));
+}
+
+absl::StatusOr<DriverState::Queue> DriverQueue::save() const {
+  absl::MutexLock lock(&mutex_);
+  if ((held_ != nullptr && held_ != current_) || !left_.empty()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(name_of(index_),
+                     ": what was in flight on a ring that was replaced has "
+                     "not been returned"));
+  }
+  absl::StatusOr<DriverState::Queue> out = current_->save();
+  return out.ok() ? std::move(out) : annotate(out.status(), name_of(index_));
+}
+
 DriverQueue::DriverQueue(const Options& options,
                          std::shared_ptr<DriverRing> ring)
     : index_(options.index), options_(options), current_(std::move(ring)) {}
@@ -112,6 +174,16 @@ absl::Status DriverQueue::acquire() {
   if (owner_.load() != std::thread::id()) {
     return absl::ResourceExhaustedError(
         absl::StrCat(name_of(index_), ": acquired already"));
+  }
+  owner_.store(std::this_thread::get_id());
+  return absl::OkStatus();
+}
+
+absl::Status DriverQueue::take_over() {
+  absl::MutexLock lock(&mutex_);
+  if (closed_) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(name_of(index_), ": the device is being stopped"));
   }
   owner_.store(std::this_thread::get_id());
   return absl::OkStatus();
@@ -299,6 +371,8 @@ bool QueueHandle::renew() {
   point_at_ring();
   return true;
 }
+
+absl::Status QueueHandle::take_over() { return queue_->take_over(); }
 
 absl::Status QueueHandle::release() {
   if (queue_ == nullptr) return absl::OkStatus();

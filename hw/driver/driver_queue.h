@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "vhostdev/dma_memory.h"
+#include "vhostdev/driver_state.h"
 #include "vhostdev/event_notifier.h"
 #include "vhostdev/split_virtqueue.h"
 #include "vhostdev/virtio_device.h"
@@ -35,6 +36,14 @@ class DriverRing {
   // Errors: as SplitVirtqueue::create and DmaMemory::allocate.
   static absl::StatusOr<std::shared_ptr<DriverRing>> create(
       DmaMemory& memory, const DriverQueueOptions& options);
+  // The same with the memory of a ring that was saved, which is left as it is.
+  // Errors: as SplitVirtqueue::restore and DmaMemory::allocate_at.
+  static absl::StatusOr<std::shared_ptr<DriverRing>> restore(
+      DmaMemory& memory, const DriverQueueOptions& options,
+      const DriverState::Queue& state);
+
+  // All of `state` but the position.
+  absl::StatusOr<DriverState::Queue> save() const;
 
   SplitVirtqueue& ring() { return *ring_; }
   // As the device is told of it; the vector has the queue's number.
@@ -77,6 +86,16 @@ class DriverQueue {
   // Errors: as SplitVirtqueue::create and DmaMemory::allocate.
   static absl::StatusOr<std::shared_ptr<DriverQueue>> create(
       DmaMemory& memory, const Options& options);
+  // Errors: as DriverRing::restore.
+  static absl::StatusOr<std::shared_ptr<DriverQueue>> restore(
+      DmaMemory& memory, const Options& options,
+      const DriverState::Queue& state);
+
+  // All but the position.  Its owner leaves it alone meanwhile.
+  // Errors: kFailedPrecondition  the owner is on a ring that was replaced, or
+  //                              requests on such a one are to be returned.
+  //         as SplitVirtqueue::save.
+  absl::StatusOr<DriverState::Queue> save() const;
 
   QueueIndex index() const { return index_; }
   // The ring that the device works on.  Closed queues.
@@ -89,6 +108,8 @@ class DriverQueue {
   // Errors: kResourceExhausted   taken.
   //         kFailedPrecondition  closed.
   absl::Status acquire();
+  // It is another thread's until now.  Errors: kFailedPrecondition  closed.
+  absl::Status take_over();
   // Errors: kFailedPrecondition  the calling thread is not the owner.
   absl::Status release();
   bool acquired() const;

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "hw/driver/net_client_impl.h"
 #include "hw/driver/net_queue.h"
 #include "hw/driver/queue_sleep.h"
 #include "vhostdev/status.h"
@@ -35,8 +36,10 @@ void relax_processor() {
 // Bytes that a buffer may take beyond its size.
 constexpr uint64_t kBufferSlack = 256;
 
-absl::Status check_options(const VirtioDriver& driver,
-                           const NetClient::Options& options) {
+}  // namespace
+
+absl::Status NetClient::Impl::check(const VirtioDriver& driver,
+                                    const Options& options) {
   const uint32_t queues = driver.started().fixed + driver.started().queues;
   if (queues == 0 || queues % 2 != 0) {
     return absl::InvalidArgumentError(
@@ -65,26 +68,6 @@ absl::Status check_options(const VirtioDriver& driver,
   return absl::OkStatus();
 }
 
-}  // namespace
-
-struct NetClient::Impl {
-  Impl(VirtioDriver& virtio_driver, const Options& chosen)
-      : driver(virtio_driver), options(chosen) {}
-
-  absl::Status make_queues();
-  template <typename Visit>
-  void for_each_queue(const Visit& visit);
-  void note_failure(const BufferQueue& queue);
-  bool has_news();
-
-  VirtioDriver& driver;
-  const Options options;
-  std::vector<std::unique_ptr<NetReceiveQueue>> receivers;
-  std::vector<std::unique_ptr<NetSendQueue>> senders;
-  uint32_t next_receive = 0;  // Pairs take turns.
-  absl::Status status;
-};
-
 absl::Status NetClient::Impl::make_queues() {
   const bool mergeable = driver.has(kNetFeatureMrgRxbuf);
   const uint32_t queues = driver.started().fixed + driver.started().queues;
@@ -111,15 +94,9 @@ absl::Status NetClient::Impl::make_queues() {
   return absl::OkStatus();
 }
 
-template <typename Visit>
-void NetClient::Impl::for_each_queue(const Visit& visit) {
-  for (const auto& receiver : receivers) visit(*receiver);
-  for (const auto& sender : senders) visit(*sender);
-}
-
 absl::StatusOr<std::unique_ptr<NetClient>> NetClient::create(
     VirtioDriver& driver, const Options& options) {
-  VHOST_RETURN_IF_ERROR(annotate(check_options(driver, options), "net client"));
+  VHOST_RETURN_IF_ERROR(annotate(Impl::check(driver, options), "net client"));
   auto impl = std::make_unique<Impl>(driver, options);
   std::unique_ptr<NetClient> out(new NetClient(std::move(impl)));
   VHOST_RETURN_IF_ERROR(annotate(out->impl_->make_queues(), "net client"));

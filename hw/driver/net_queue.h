@@ -25,6 +25,16 @@ class NetSendQueue final : public BufferQueue {
   static absl::StatusOr<std::unique_ptr<NetSendQueue>> create(
       DmaMemory& memory, QueueHandle handle, const NetClient::Options& options);
 
+  // Goes on where another queue stopped, on a ring that was restored.
+  // Errors: kInvalidArgument  a state that makes no sense, or is not of this
+  //                           ring.
+  //         as DmaMemory::allocate_at.
+  static absl::StatusOr<std::unique_ptr<NetSendQueue>> restore(
+      DmaMemory& memory, QueueHandle handle, const NetClient::Options& options,
+      const NetClientState::Pair& state);
+  // Fills its part of `out`.  Errors: as check_saving().
+  absl::Status save(NetClientState::Pair& out) const;
+
   // `frame` is not empty and not longer than max_frame.
   absl::Status send(std::span<const std::byte> frame, uint64_t cookie);
   size_t poll(std::span<NetSent> out);
@@ -33,6 +43,8 @@ class NetSendQueue final : public BufferQueue {
  private:
   NetSendQueue(QueueHandle handle, DmaBuffer memory,
                const NetClient::Options& options);
+
+  absl::Status adopt(const NetClientState::Pair& state);
 
   struct Slot {
     uint64_t cookie = 0;
@@ -50,6 +62,12 @@ class NetReceiveQueue final : public BufferQueue {
   static absl::StatusOr<std::unique_ptr<NetReceiveQueue>> create(
       DmaMemory& memory, QueueHandle handle, const NetClient::Options& options,
       bool mergeable);
+
+  // As of NetSendQueue.
+  static absl::StatusOr<std::unique_ptr<NetReceiveQueue>> restore(
+      DmaMemory& memory, QueueHandle handle, const NetClient::Options& options,
+      bool mergeable, const NetClientState::Pair& state);
+  absl::Status save(NetClientState::Pair& out) const;
 
   // Hands the emptied buffers back, too; all of them after a reset of the
   // device.

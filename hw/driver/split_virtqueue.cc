@@ -14,7 +14,9 @@ bool aligned(const std::byte* part, uintptr_t alignment) {
          (reinterpret_cast<uintptr_t>(part) & (alignment - 1)) == 0;
 }
 
-absl::Status check(const SplitVirtqueue::Options& options) {
+}  // namespace
+
+absl::Status SplitVirtqueue::check(const Options& options) {
   if (!std::has_single_bit(options.num) || options.num > kMaxSplitRingSize) {
     return absl::InvalidArgumentError(absl::StrCat(
         "split ring of ", options.num, " descriptors: not a power of 2 up to ",
@@ -36,12 +38,12 @@ absl::Status check(const SplitVirtqueue::Options& options) {
   return absl::OkStatus();
 }
 
-}  // namespace
-
 absl::StatusOr<std::unique_ptr<SplitVirtqueue>> SplitVirtqueue::create(
     const Options& options) {
   VHOST_RETURN_IF_ERROR(check(options));
-  return std::unique_ptr<SplitVirtqueue>(new SplitVirtqueue(options));
+  std::unique_ptr<SplitVirtqueue> out(new SplitVirtqueue(options));
+  out->lay_out(options.first_index);
+  return out;
 }
 
 SplitVirtqueue::SplitVirtqueue(const Options& options)
@@ -55,24 +57,24 @@ SplitVirtqueue::SplitVirtqueue(const Options& options)
       indirect_entries_(options.indirect == nullptr ? 0
                                                     : options.indirect_entries),
       event_index_(options.event_index),
-      avail_index_(options.first_index),
-      shown_(options.first_index),
-      next_used_(options.first_index),
-      event_base_(options.first_index),
       free_count_(options.num),
       slot_storage_(options.num),
       next_storage_(options.num),
       slots_(slot_storage_.data()),
       next_(next_storage_.data()) {
-  const SplitRingLayout layout = split_ring_layout(num_);
-  std::memset(options.desc, 0, layout.desc_size);
-  std::memset(avail_, 0, layout.avail_size);
-  std::memset(used_, 0, layout.used_size);
-  avail_idx().store(avail_index_);
-  used_idx().store(next_used_);
   for (uint32_t i = 0; i < num_; ++i) {
     next_[i] = static_cast<uint16_t>((i + 1) & mask_);
   }
+}
+
+void SplitVirtqueue::lay_out(uint16_t first_index) {
+  const SplitRingLayout layout = split_ring_layout(num_);
+  std::memset(desc_, 0, layout.desc_size);
+  std::memset(avail_, 0, layout.avail_size);
+  std::memset(used_, 0, layout.used_size);
+  avail_index_ = shown_ = next_used_ = event_base_ = first_index;
+  avail_idx().store(avail_index_);
+  used_idx().store(next_used_);
   disable_interrupts();
 }
 

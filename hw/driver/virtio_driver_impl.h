@@ -19,6 +19,7 @@
 #include "absl/synchronization/mutex.h"
 #include "hw/driver/driver_queue.h"
 #include "vhostdev/backend_services.h"
+#include "vhostdev/driver_state.h"
 #include "vhostdev/virtio_device.h"
 #include "vhostdev/virtio_driver.h"
 
@@ -58,6 +59,9 @@ struct VirtioDriver::Impl final : public VirtioDevice,
   void launch_reset(Completion done);
   absl::Status finish_reset(const absl::Status& status);
   absl::Status negotiate();
+  // Of the bits that concern rings and transport, those that this driver can
+  // do; all bits of the device's class are the caller's business.
+  static FeatureSet supported_features();
 
   absl::Status prepare_start(const StartOptions& wanted);
   absl::Status count_queues(const StartOptions& wanted);
@@ -70,6 +74,10 @@ struct VirtioDriver::Impl final : public VirtioDevice,
   void drain_here(MonotonicTime deadline);
   void drain_on_loop(MonotonicTime deadline, EventLoop::Callback then_what);
   void finish_stop(const absl::Status& status);
+
+  absl::StatusOr<DriverState> save() const;
+  absl::Status check_state(const DriverState& state) const;
+  absl::Status restore(const DriverState& state);
 
   absl::Status check_config(uint32_t offset, size_t size, bool write) const;
   void read_config_again(uint32_t offset, std::span<std::byte> out,
@@ -153,6 +161,7 @@ struct VirtioDriver::Impl final : public VirtioDevice,
   std::atomic<uint64_t> agreed_low = 0;  // agreed.features, for any thread.
   std::atomic<uint64_t> agreed_high = 0;
   Started counts;
+  uint32_t indirect_entries = 0;  // Of the rings.
   Stopped stopped;
   uint32_t generation = 0;
 

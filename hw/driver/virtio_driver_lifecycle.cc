@@ -21,9 +21,9 @@ constexpr unsigned kLastTransportFeature = 41;
 // How often requests in flight are looked at while a stop waits for them.
 constexpr Duration kDrainInterval = std::chrono::milliseconds(1);
 
-// Of the bits that concern rings and transport, those that this driver can do;
-// all bits of the device's class are the caller's business.
-FeatureSet supported() {
+}  // namespace
+
+FeatureSet VirtioDriver::Impl::supported_features() {
   FeatureSet out = FeatureSet::from_words(~uint64_t{0}, ~uint64_t{0});
   for (unsigned bit = kFirstTransportFeature; bit <= kLastTransportFeature;
        ++bit) {
@@ -33,8 +33,6 @@ FeatureSet supported() {
       .set(kFeatureEventIdx)
       .set(kFeatureIndirectDesc);
 }
-
-}  // namespace
 
 VirtioDriver::Impl::Impl(VhostContext& vhost_context, DmaMemory& dma_memory,
                          Options driver)
@@ -165,8 +163,8 @@ absl::Status VirtioDriver::Impl::negotiate() {
   if (!agreed.offered.has(kFeatureVersion1)) {
     return absl::FailedPreconditionError("the device does not offer VERSION_1");
   }
-  const FeatureSet accepted =
-      (wanted | FeatureSet{kFeatureVersion1}) & supported() & agreed.offered;
+  const FeatureSet accepted = (wanted | FeatureSet{kFeatureVersion1}) &
+                              supported_features() & agreed.offered;
   dev->clear_acked_features();
   VHOST_RETURN_IF_ERROR(dev->ack_features(accepted, accepted));
   if (!dev->acked_features().contains(accepted)) {
@@ -225,6 +223,9 @@ absl::Status VirtioDriver::Impl::count_queues(const StartOptions& wanted_now) {
   counts.queues =
       std::min(wanted_now.queues, agreed.max_queues - wanted_now.fixed);
   counts.depth = wanted_now.depth;
+  indirect_entries = agreed.features.has(kFeatureIndirectDesc)
+                         ? wanted_now.indirect_entries
+                         : 0;
   return absl::OkStatus();
 }
 
@@ -232,15 +233,11 @@ absl::StatusOr<VirtioDriver::Impl::Queues> VirtioDriver::Impl::make_queues(
     const StartOptions& wanted_now) {
   Queues out;
   for (uint32_t i = 0; i < counts.fixed + counts.queues; ++i) {
-    DriverQueue::Options queue;
-    queue.index = QueueIndex{i};
-    queue.depth = wanted_now.depth;
-    queue.event_index = agreed.features.has(kFeatureEventIdx);
-    if (agreed.features.has(kFeatureIndirectDesc)) {
-      queue.indirect_entries = wanted_now.indirect_entries;
-    }
-    absl::StatusOr<std::shared_ptr<DriverQueue>> made =
-        DriverQueue::create(memory, queue);
+    absl::StatusOr<std::shared_ptr<DriverQueue>> made = DriverQueue::create(
+        memory, {.index = QueueIndex{i},
+                 .depth = wanted_now.depth,
+                 .event_index = agreed.features.has(kFeatureEventIdx),
+                 .indirect_entries = indirect_entries});
     if (!made.ok()) return made.status();
     out.push_back(*std::move(made));
   }

@@ -13,6 +13,7 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "vhostdev/event_loop.h"
 #include "vhostdev/memory.h"
 #include "vhostdev/vhost_context.h"
@@ -102,7 +103,7 @@ class DmaMemory {
 
   // A region of the pool: a RAM block of the guest, for whoever moves it.
   struct Region {
-    std::string name;  // "dma0": unique in the pool, never used again.
+    std::string name;  // "dma0": unique in the pool.
     uint64_t gpa = 0;
     uint64_t size = 0;  // Bytes.
     std::byte* host = nullptr;
@@ -123,6 +124,18 @@ class DmaMemory {
   // Errors: kInvalidArgument  size 0, not at a multiple of 64, not inside one
   //                           region, or in use.
   absl::StatusOr<DmaBuffer> allocate_at(uint64_t gpa, uint64_t size);
+
+  // Calls `visit(gpa, size)` for every range that is in use, lowest address of
+  // a region first; ranges that touch are one.
+  void for_each_in_use(
+      absl::FunctionRef<void(uint64_t gpa, uint64_t size)> visit) const;
+
+  // For the end of adopting: what is free of [gpa, gpa + size) is never used
+  // again.  Another pool had it in use, and nobody has adopted it: a device may
+  // write there all the same.
+  // Errors: kInvalidArgument  not inside one region, or not in whole pieces of
+  //                           64 bytes.
+  absl::Status retire(uint64_t gpa, uint64_t size);
 
   // For a dirty log: calls `visit(gpa, size)` for every range of memory that
   // this process may have written since its region was made; loop thread.
@@ -148,6 +161,7 @@ class DmaMemory {
  private:
   absl::Status grow(uint64_t size);
   absl::Status add(const Region& region);
+  bool has_name(absl::string_view name) const;
   absl::Status settle();
 
   VhostContext& context_;

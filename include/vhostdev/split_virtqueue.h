@@ -195,6 +195,7 @@ class SplitVirtqueue {
     uint16_t descriptors = 0;  // Of the ring; 0: nothing in flight here.
   };
   explicit SplitVirtqueue(const Options& options);
+  static absl::Status check(const Options& options);
   void lay_out(uint16_t first_index);
   absl::Status adopt(const SplitRingState& state);
   absl::Status adopt_requests(const SplitRingState& state);

@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vhostdev/dma_memory.h"
 
+#include <cstring>
 #include <random>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "tests/driver/driver_fixture.h"
+#include "tests/driver/moving_host.h"
 
 namespace vhost {
 namespace {
@@ -178,6 +182,140 @@ TEST_F(DmaMemoryTest, MemoryThatARunningBackEndRefusesIsTakenBack) {
   EXPECT_TRUE(driver->running());
   const absl::Status again = dma.allocate(uint64_t{4} << 20).status();
   EXPECT_TRUE(again.ok()) << again;
+}
+
+// ---------------------------------------------------------------------------
+// Memory that comes from another host
+// ---------------------------------------------------------------------------
+
+TEST_F(DmaMemoryTest, IsMadeAgainWhereItWas) {
+  const DmaBuffer first = dma.allocate(3000).value();
+  const DmaBuffer big = dma.allocate(uint64_t{3} << 20, 4096).value();
+  std::memset(big.data(), 0x5a, big.size());
+  MovingHost there(loop);
+  ASSERT_TRUE(there.take_memory(dma).ok());
+  ASSERT_EQ(there.dma.region_count(), dma.region_count());
+  for (size_t i = 0; i < dma.region_count(); ++i) {
+    EXPECT_EQ(there.dma.regions()[i].name, dma.regions()[i].name);
+    EXPECT_EQ(there.dma.regions()[i].gpa, dma.regions()[i].gpa);
+    EXPECT_EQ(there.dma.regions()[i].size, dma.regions()[i].size);
+  }
+  EXPECT_EQ(there.dma.bytes_in_use(), 0u);
+  const auto adopted = there.dma.allocate_at(big.gpa(), big.size());
+  ASSERT_TRUE(adopted.ok()) << adopted.status();
+  EXPECT_EQ(adopted->gpa(), big.gpa());
+  // As it is, not cleared.
+  EXPECT_EQ(std::memcmp(adopted->data(), big.data(), big.size()), 0);
+  EXPECT_EQ(there.memory.translate(big.gpa(), big.size()), adopted->data());
+  // More of it has a name of its own.
+  const DmaBuffer more = there.dma.allocate(uint64_t{8} << 20).value();
+  EXPECT_NE(there.dma.regions().back().name, there.dma.regions()[0].name);
+}
+
+TEST_F(DmaMemoryTest, APieceIsAdoptedOnce) {
+  const DmaBuffer buffer = dma.allocate(1000).value();
+  MovingHost there(loop);
+  ASSERT_TRUE(there.take_memory(dma).ok());
+  const uint64_t gpa = buffer.gpa();
+  {
+    const auto once = there.dma.allocate_at(gpa, 1000);
+    ASSERT_TRUE(once.ok());
+    EXPECT_EQ(there.dma.allocate_at(gpa, 1000).status().code(), kInvalid);
+    EXPECT_EQ(there.dma.allocate_at(gpa + 960, 64).status().code(), kInvalid);
+    EXPECT_TRUE(there.dma.allocate_at(gpa + 1024, 64).ok());
+    // Nor does anybody else get it.
+    const DmaBuffer other = there.dma.allocate(64).value();
+    EXPECT_GE(other.gpa(), gpa + 1000);
+  }
+  EXPECT_TRUE(there.dma.allocate_at(gpa, 2048).ok());
+}
+
+TEST_F(DmaMemoryTest, APieceThatNoPoolHasIsRefused) {
+  ASSERT_TRUE(dma.reserve(1).ok());
+  const DmaMemory::Region region = dma.regions()[0];
+  const auto at = [this](uint64_t gpa, uint64_t size) {
+    return dma.allocate_at(gpa, size).status().code();
+  };
+  EXPECT_EQ(at(region.gpa, 0), kInvalid);
+  EXPECT_EQ(at(region.gpa + 1, 64), kInvalid);
+  EXPECT_EQ(at(region.gpa - 64, 64), kInvalid);
+  EXPECT_EQ(at(region.gpa + region.size, 64), kInvalid);
+  EXPECT_EQ(at(region.gpa + region.size - 64, 128), kInvalid);
+  EXPECT_EQ(at(region.gpa, region.size + 1), kInvalid);
+  EXPECT_EQ(at(region.gpa, ~uint64_t{0}), kInvalid);
+  EXPECT_EQ(at(~uint64_t{63}, 64), kInvalid);
+  EXPECT_EQ(dma.bytes_in_use(), 0u);
+  EXPECT_TRUE(dma.allocate_at(region.gpa, region.size).ok());
+}
+
+TEST_F(DmaMemoryTest, ARegionThatCannotBeThereIsRefused) {
+  const auto add = [this](const char* name, uint64_t gpa, uint64_t size) {
+    return dma.add_region({name, gpa, size, nullptr}).code();
+  };
+  ASSERT_TRUE(dma.add_region({"dma0", 1 << 20, 8192, nullptr}).ok());
+  EXPECT_EQ(add("dma0", 2 << 20, 8192), kInvalid);
+  EXPECT_EQ(add("dma1", (1 << 20) + 4096, 8192), kInvalid);
+  EXPECT_EQ(add("dma1", 100, 4096), kInvalid);
+  EXPECT_EQ(add("dma1", 4096, 0), kInvalid);
+  EXPECT_EQ(add("dma1", 4096, 4097), kInvalid);
+  EXPECT_EQ(add("dma1", 4096, ~uint64_t{4095}), kInvalid);
+  EXPECT_EQ(add("dma1", ~uint64_t{4095}, 8192), kInvalid);
+  EXPECT_EQ(dma.region_count(), 1u);
+  EXPECT_EQ(memory.sections().size(), 1u);
+}
+
+using Ranges = std::vector<std::pair<uint64_t, uint64_t>>;
+
+TEST_F(DmaMemoryTest, WhatNobodyAdoptedIsRetired) {
+  const auto in_use = [](const DmaMemory& pool) {
+    Ranges out;
+    pool.for_each_in_use(
+        [&out](uint64_t gpa, uint64_t size) { out.emplace_back(gpa, size); });
+    return out;
+  };
+  const DmaBuffer kept = dma.allocate(128).value();
+  DmaBuffer lost = dma.allocate(128).value();
+  const DmaBuffer last = dma.allocate(64, 4096).value();
+  const Ranges ranges = in_use(dma);
+  EXPECT_EQ(ranges, (Ranges{{kept.gpa(), 256}, {last.gpa(), 64}}));
+  MovingHost there(loop);
+  ASSERT_TRUE(there.take_memory(dma).ok());
+  EXPECT_THAT(in_use(there.dma), IsEmpty());
+  {
+    const auto adopted = there.dma.allocate_at(kept.gpa(), 128);
+    for (const auto& [gpa, size] : ranges) {
+      EXPECT_TRUE(there.dma.retire(gpa, size).ok());
+    }
+    EXPECT_EQ(in_use(there.dma), ranges);
+  }
+  // What was adopted comes back, what was retired does not.
+  EXPECT_EQ(in_use(there.dma), (Ranges{{lost.gpa(), 128}, {last.gpa(), 64}}));
+  const uint64_t end = there.dma.regions()[0].size;
+  EXPECT_EQ(there.dma.retire(kept.gpa(), end + 64).code(), kInvalid);
+  EXPECT_EQ(there.dma.retire(kept.gpa() + 1, 64).code(), kInvalid);
+  EXPECT_EQ(there.dma.retire(0, 64).code(), kInvalid);
+}
+
+TEST_F(DmaMemoryTest, TellsWhatMayHaveBeenWritten) {
+  const auto written = [this] {
+    Ranges out;
+    dma.for_each_written(
+        [&out](uint64_t gpa, uint64_t size) { out.emplace_back(gpa, size); });
+    return out;
+  };
+  ASSERT_TRUE(dma.reserve(1).ok());
+  EXPECT_THAT(written(), IsEmpty());
+  const uint64_t base = dma.regions()[0].gpa;
+  DmaBuffer first = dma.allocate(1000).value();
+  {
+    // What was given back was written all the same.
+    const DmaBuffer second = dma.allocate(4096, 4096).value();
+    EXPECT_EQ(second.gpa(), base + 4096);
+  }
+  EXPECT_EQ(written(), (Ranges{{base, 8192}}));
+  // What was adopted, too.
+  const auto third = dma.allocate_at(base + (1 << 20), 64);
+  EXPECT_EQ(written(), (Ranges{{base, (1 << 20) + 64}}));
 }
 
 }  // namespace

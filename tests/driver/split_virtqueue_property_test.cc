@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // VD-9 and VD-19 over long random runs: what is free and what is in flight add
-// up to the ring, every request completes once with what the device wrote.
+// up to the ring, every request completes once with what the device wrote, also
+// where the driver's side moves now and then.
 #include <array>
 #include <map>
 #include <random>
@@ -10,6 +11,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/driver/ring_device.h"
+#include "vhostdev/driver_state.h"
 #include "vhostdev/split_virtqueue.h"
 
 namespace vhost {
@@ -32,13 +34,11 @@ class Model {
         memory_(setup.num, setup.indirect_entries),
         device_(memory_.parts(), setup.event_index, setup.first_index),
         random_(seed) {
-    SplitVirtqueue::Options options = memory_.options();
-    options.event_index = setup.event_index;
-    options.first_index = setup.first_index;
-    queue_ = SplitVirtqueue::create(options).value();
+    queue_ = SplitVirtqueue::create(options()).value();
   }
 
   void step() {
+    if (pick(64) == 0) move();
     switch (pick(7)) {
       case 0:
       case 1:
@@ -77,6 +77,26 @@ class Model {
  private:
   uint32_t pick(uint32_t below) {
     return std::uniform_int_distribution<uint32_t>(0, below - 1)(random_);
+  }
+
+  SplitVirtqueue::Options options() const {
+    SplitVirtqueue::Options out = memory_.options();
+    out.event_index = setup_.event_index;
+    out.first_index = setup_.first_index;
+    return out;
+  }
+
+  // By its bytes.
+  void move() {
+    DriverState::Queue queue;
+    queue.ring = queue_->save().value();
+    DriverState state;
+    state.queues.push_back(queue);
+    const auto there = decode_driver_state(encode(state));
+    ASSERT_TRUE(there.ok()) << there.status();
+    auto moved = SplitVirtqueue::restore(options(), there->queues[0].ring);
+    ASSERT_TRUE(moved.ok()) << moved.status();
+    queue_ = *std::move(moved);
   }
 
   void submit(bool cancel) {

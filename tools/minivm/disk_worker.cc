@@ -4,15 +4,28 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
+#include "vhostdev/driver_state.h"
 #include "vhostdev/status.h"
 
 namespace vhost::minivm {
 
 using ctl::JournalRun;
 
+namespace {
+
+// Bytes of what is loaded, at most.
+constexpr size_t kMostText = 4096;
+constexpr size_t kMostClientState = size_t{16} << 20;
+
+}  // namespace
+
 DiskWorker::DiskWorker(EventLoop& loop, DriverDevice& disk,
                        const Workload& workload)
-    : Worker(loop, disk.name()), disk_(disk), workload_(workload) {}
+    : Worker(loop, disk.name()),
+      disk_(disk),
+      workload_(workload),
+      left_(workload.seconds) {}
 
 JournalRun::Options DiskWorker::journal_options() const {
   const uint64_t unit = JournalRun::unit_for(disk_.config().size_max);
@@ -24,6 +37,7 @@ JournalRun::Options DiskWorker::journal_options() const {
 }
 
 uint64_t DiskWorker::memory_needed() const {
+  if (journal_ != nullptr) return 0;
   return BlkClient::memory_for(disk_.options().queues, disk_.blk_options()) +
          JournalRun::memory_for(journal_options());
 }
@@ -48,8 +62,10 @@ absl::Status DiskWorker::make_client() {
 }
 
 absl::Status DiskWorker::run() {
-  absl::Status status = make_client();
-  if (status.ok()) status = load();
+  absl::Status status =
+      client_ == nullptr ? make_client() : client_->take_over();
+  if (left_.has_value()) end_ = std::chrono::steady_clock::now() + *left_;
+  if (status.ok()) status = run_phases();
   if (journal_ != nullptr) publish_report();
   // ORDER: a queue is given back by the thread that acquired it.
   journal_ = nullptr;
@@ -58,27 +74,39 @@ absl::Status DiskWorker::run() {
 }
 
 // All there is to do, phase by phase.
-absl::Status DiskWorker::load() {
-  set_state("running");
-  const MonotonicTime begun = std::chrono::steady_clock::now();
-  bool over = false;
-  absl::StatusOr<bool> alive = turn_until(
-      [&] { return over && journal_->idle(); },
-      [&](Command command) {
-        over = over || command == Command::kFinish ||
-               (workload_.seconds.has_value() &&
-                std::chrono::steady_clock::now() - begun >= *workload_.seconds);
-        return journal_->submit_load(!over);
-      });
+absl::Status DiskWorker::run_phases() {
+  absl::StatusOr<bool> alive = true;
+  set_state(phase_ == Phase::kLoad ? "running" : "checking");
+  if (phase_ == Phase::kLoad) alive = load();
   if (!alive.ok() || !*alive) return alive.status();
   set_state("checking");
-  alive = turn_until([&] { return journal_->flushed(); },
-                     [&](Command) { return journal_->submit_flush(); });
+  if (phase_ == Phase::kFlush) alive = flush();
   if (!alive.ok() || !*alive) return alive.status();
+  return turn_until([&] { return journal_->checked(); },
+                    [&](Command) { return journal_->submit_check(); })
+      .status();
+}
+
+absl::StatusOr<bool> DiskWorker::load() {
+  const absl::StatusOr<bool> alive = turn_until(
+      [&] { return over_ && journal_->idle(); },
+      [&](Command command) {
+        over_ = over_ || command == Command::kFinish ||
+                (end_.has_value() && std::chrono::steady_clock::now() >= *end_);
+        return journal_->submit_load(!over_);
+      });
+  if (alive.ok() && *alive) phase_ = Phase::kFlush;
+  return alive;
+}
+
+absl::StatusOr<bool> DiskWorker::flush() {
+  const absl::StatusOr<bool> alive =
+      turn_until([&] { return journal_->flushed(); },
+                 [&](Command) { return journal_->submit_flush(); });
+  if (!alive.ok() || !*alive) return alive;
   journal_->begin_check();
-  alive = turn_until([&] { return journal_->checked(); },
-                     [&](Command) { return journal_->submit_check(); });
-  return alive.status();
+  phase_ = Phase::kCheck;
+  return alive;
 }
 
 absl::StatusOr<bool> DiskWorker::turn_until(
@@ -116,6 +144,51 @@ void DiskWorker::publish_report() {
   report.first_fault =
       journal.first().empty() ? first_failure_ : journal.first();
   publish(report);
+}
+
+// ---------------------------------------------------------------------------
+
+absl::Status DiskWorker::save_running(StateWriter& out) const {
+  // It was at a gate: client and journal are there.
+  const absl::StatusOr<BlkClientState> client = client_->save();
+  if (!client.ok()) return client.status();
+  out.bytes(encode(*client));
+  out.u8(static_cast<uint8_t>(phase_));
+  out.boolean(over_);
+  save_time(end_.has_value()
+                ? std::optional(*end_ - std::chrono::steady_clock::now())
+                : std::nullopt,
+            out);
+  out.bytes(absl::string_view(first_failure_).substr(0, kMostText));
+  journal_->save(out);
+  return absl::OkStatus();
+}
+
+absl::Status DiskWorker::load_running(StateReader& in) {
+  const absl::StatusOr<BlkClientState> state =
+      decode_blk_client_state(in.bytes(kMostClientState));
+  VHOST_RETURN_IF_ERROR(in.status());
+  if (!state.ok()) return state.status();
+  const uint8_t phase = in.u8();
+  over_ = in.boolean();
+  left_ = load_time(in);
+  first_failure_ = std::string(in.bytes(kMostText));
+  if (phase > static_cast<uint8_t>(Phase::kCheck)) {
+    in.refuse(absl::StrCat("phase ", phase));
+  }
+  VHOST_RETURN_IF_ERROR(in.status());
+  phase_ = static_cast<Phase>(phase);
+  VHOST_RETURN_IF_ERROR(disk_.set_config(state->config));
+  absl::StatusOr<std::unique_ptr<BlkClient>> client =
+      BlkClient::restore(disk_.driver(), disk_.blk_options(), *state);
+  if (!client.ok()) return client.status();
+  client_ = *std::move(client);
+  absl::StatusOr<std::unique_ptr<JournalRun>> journal = JournalRun::restore(
+      *client_, disk_.driver().memory(), journal_options(), in);
+  if (!journal.ok()) return journal.status();
+  journal_ = *std::move(journal);
+  publish_report();
+  return absl::OkStatus();
 }
 
 }  // namespace vhost::minivm

@@ -61,13 +61,30 @@ FeatureSet DriverDevice::wanted_features() const {
   return kNetWantedFeatures - FeatureSet{kNetFeatureMq, kNetFeatureCtrlVq};
 }
 
+absl::Status DriverDevice::connect() {
+  return driver_.reset(wanted_features()).status();
+}
+
+absl::Status DriverDevice::load(const Workload& workload,
+                                const DriverState& state) {
+  const size_t queues = options_.net ? 2 : options_.queues;
+  if (state.queues.size() != queues ||
+      state.fixed != (options_.net ? 2u : 0u)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(name(), ": a driver of ", state.queues.size(), " queues, ",
+                     state.fixed, " of them fixed, not of ", queues));
+  }
+  workload_ = workload;
+  return driver_.restore(state);
+}
+
 absl::Status DriverDevice::start(const Workload& workload) {
   workload_ = workload;
   return options_.net ? start_net() : start_disk(workload);
 }
 
 absl::Status DriverDevice::start_disk(const Workload& workload) {
-  VHOST_RETURN_IF_ERROR(driver_.reset(wanted_features()).status());
+  VHOST_RETURN_IF_ERROR(connect());
   const bool indirect = driver_.has(kFeatureIndirectDesc);
   const uint32_t descriptors =
       workload.depth * (indirect ? 1 : kDescriptorsPerRequest);
@@ -86,18 +103,22 @@ absl::Status DriverDevice::start_disk(const Workload& workload) {
   const absl::StatusOr<BlkConfig> config =
       decode_blk_config(driver_.negotiated().features, bytes);
   if (!config.ok()) return annotate(config.status(), name());
-  const uint64_t size = workload.size.value_or(0);
-  if (size > config->capacity_bytes()) {
+  return set_config(*config);
+}
+
+absl::Status DriverDevice::set_config(const BlkConfig& config) {
+  const uint64_t size = workload_.size.value_or(0);
+  if (size > config.capacity_bytes()) {
     return absl::InvalidArgumentError(absl::StrCat(name(), ": size of ", size,
                                                    " bytes: the disk has ",
-                                                   config->capacity_bytes()));
+                                                   config.capacity_bytes()));
   }
-  config_ = *config;
+  config_ = config;
   return absl::OkStatus();
 }
 
 absl::Status DriverDevice::start_net() {
-  VHOST_RETURN_IF_ERROR(driver_.reset(wanted_features()).status());
+  VHOST_RETURN_IF_ERROR(connect());
   return driver_.start({.queues = 0, .fixed = 2, .depth = kNetRing}).status();
 }
 

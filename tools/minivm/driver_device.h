@@ -13,6 +13,7 @@
 #include "tools/vhostctl/outages.h"
 #include "vhostdev/blk_client.h"
 #include "vhostdev/dma_memory.h"
+#include "vhostdev/driver_state.h"
 #include "vhostdev/net_client.h"
 #include "vhostdev/virtio_driver.h"
 
@@ -31,6 +32,15 @@ class DriverDevice final : public Device {
   // Errors: kInvalidArgument  it has fewer queues than asked for.
   //         as VirtioDriver::reset and start.
   absl::Status start(const Workload& workload);
+  // The first half of start(), for one whose driver is to be loaded: connects,
+  // and waits for that.
+  absl::Status connect();
+  // Goes on where another one's driver stood; the device is stopped then.
+  // Errors: as VirtioDriver::restore.
+  absl::Status load(const Workload& workload, const DriverState& state);
+  // The disk, as the driver that is loaded found it.
+  // Errors: kInvalidArgument  smaller than the workload.
+  absl::Status set_config(const BlkConfig& config);
   // Errors: as Platform::close.
   absl::Status stop();
 

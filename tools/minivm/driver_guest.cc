@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
 #include "tools/minivm/disk_worker.h"
 #include "tools/minivm/layout.h"
@@ -40,13 +41,21 @@ void add(const WorkloadReport& one, WorkloadReport& all) {
 DriverGuest::DriverGuest(EventLoop& loop, DmaMemory& memory,
                          std::vector<DriverDevice*> devices,
                          const Workload& workload)
-    : loop_(loop), memory_(memory), devices_(std::move(devices)) {
+    : DriverGuest(loop, memory, std::move(devices)) {
+  make_workers(workload);
+}
+
+DriverGuest::DriverGuest(EventLoop& loop, DmaMemory& memory,
+                         std::vector<DriverDevice*> devices)
+    : loop_(loop), memory_(memory), devices_(std::move(devices)) {}
+
+void DriverGuest::make_workers(const Workload& workload) {
+  workload_ = workload;
   DriverDevice* near = nullptr;
   for (DriverDevice* const device : devices_) {
     if (!device->is_net()) {
-      auto worker = std::make_unique<DiskWorker>(loop, *device, workload);
-      memory_needed_ += worker->memory_needed();
-      workers_.push_back(std::move(worker));
+      workers_.push_back(
+          std::make_unique<DiskWorker>(loop_, *device, workload));
       continue;
     }
     const bool tap = device->options().backend == BackendKind::kTap;
@@ -54,11 +63,9 @@ DriverGuest::DriverGuest(EventLoop& loop, DmaMemory& memory,
       near = device;
       continue;
     }
-    auto worker = std::make_unique<NetWorker>(
-        loop, tap ? *device : *std::exchange(near, nullptr),
-        tap ? nullptr : device, workload);
-    memory_needed_ += worker->memory_needed();
-    workers_.push_back(std::move(worker));
+    workers_.push_back(std::make_unique<NetWorker>(
+        loop_, tap ? *device : *std::exchange(near, nullptr),
+        tap ? nullptr : device, workload));
   }
 }
 
@@ -66,7 +73,9 @@ DriverGuest::~DriverGuest() { kill(); }
 
 absl::Status DriverGuest::start(absl::AnyInvocable<void()> ended) {
   // ORDER: the workers take memory on their threads.
-  VHOST_RETURN_IF_ERROR(memory_.reserve(memory_needed_));
+  uint64_t needed = 0;
+  for (const auto& worker : workers_) needed += worker->memory_needed();
+  if (needed != 0) VHOST_RETURN_IF_ERROR(memory_.reserve(needed));
   ended_ = std::move(ended);
   for (const std::unique_ptr<Worker>& worker : workers_) {
     worker->start([this] { changed(); });
@@ -146,6 +155,7 @@ WorkloadReport DriverGuest::report() const {
     add(one, out);
     if (out.state == "ended" || one.state == "failed") out.state = one.state;
   }
+  out.resets += resets_;
   for (DriverDevice* const device : devices_) {
     out.resets += device->outages().needs_resets();
   }
@@ -162,19 +172,16 @@ class DriverPlatform final : public Platform {
       : context_(context), memory_(context, memory, {.first_gpa = kMaxRam}) {}
 
   absl::Status start(const RunOptions& options) {
-    const std::vector<std::string> names = device_names(options.devices);
-    std::vector<DriverDevice*> all;
-    for (size_t i = 0; i < names.size(); ++i) {
-      absl::StatusOr<std::unique_ptr<DriverDevice>> device =
-          DriverDevice::create(context_, memory_, names[i], options.devices[i]);
-      if (!device.ok()) return device.status();
-      devices_.push_back(*std::move(device));
-      VHOST_RETURN_IF_ERROR(devices_.back()->start(options.workload));
-      all.push_back(devices_.back().get());
-    }
-    guest_ = std::make_unique<DriverGuest>(context_.loop(), memory_,
-                                           std::move(all), options.workload);
-    return absl::OkStatus();
+    return make(
+        options,
+        [&options](DriverDevice& device) {
+          return device.start(options.workload);
+        },
+        options.workload);
+  }
+
+  absl::Status connect(const RunOptions& options) {
+    return make(options, [](DriverDevice& device) { return device.connect(); });
   }
 
   std::vector<Device*> devices() override {
@@ -184,6 +191,7 @@ class DriverPlatform final : public Platform {
   }
 
   Guest& guest() override { return *guest_; }
+  DmaMemory* driver_memory() override { return &memory_; }
 
   void prepare(Completion done) override { done(absl::OkStatus()); }
 
@@ -194,6 +202,27 @@ class DriverPlatform final : public Platform {
   }
 
  private:
+  // Devices, each as far as `begin` takes it, and a guest with `workload`, or
+  // that is to be loaded.
+  template <typename... MaybeWorkload>
+  absl::Status make(const RunOptions& options,
+                    absl::FunctionRef<absl::Status(DriverDevice&)> begin,
+                    const MaybeWorkload&... workload) {
+    const std::vector<std::string> names = device_names(options.devices);
+    std::vector<DriverDevice*> all;
+    for (size_t i = 0; i < names.size(); ++i) {
+      absl::StatusOr<std::unique_ptr<DriverDevice>> device =
+          DriverDevice::create(context_, memory_, names[i], options.devices[i]);
+      if (!device.ok()) return device.status();
+      devices_.push_back(*std::move(device));
+      VHOST_RETURN_IF_ERROR(begin(*devices_.back()));
+      all.push_back(devices_.back().get());
+    }
+    guest_ = std::make_unique<DriverGuest>(context_.loop(), memory_,
+                                           std::move(all), workload...);
+    return absl::OkStatus();
+  }
+
   // ORDER: of destruction; each uses those before it.
   VhostContext& context_;
   DmaMemory memory_;
@@ -207,6 +236,13 @@ absl::StatusOr<std::unique_ptr<Platform>> make_driver_platform(
     VhostContext& context, AddressSpace& memory, const RunOptions& options) {
   auto out = std::make_unique<DriverPlatform>(context, memory);
   VHOST_RETURN_IF_ERROR(out->start(options));
+  return out;
+}
+
+absl::StatusOr<std::unique_ptr<Platform>> make_incoming_driver_platform(
+    VhostContext& context, AddressSpace& memory, const RunOptions& options) {
+  auto out = std::make_unique<DriverPlatform>(context, memory);
+  VHOST_RETURN_IF_ERROR(out->connect(options));
   return out;
 }
 

@@ -15,6 +15,7 @@
 #include "tools/minivm/worker.h"
 #include "vhostdev/dma_memory.h"
 #include "vhostdev/event_loop.h"
+#include "vhostdev/state_bytes.h"
 #include "vhostdev/vhost_context.h"
 
 namespace vhost::minivm {
@@ -43,6 +44,9 @@ class DriverGuest final : public Guest {
   WorkloadReport report() const override;
 
  private:
+  void make_workers(const Workload& workload);
+  absl::Status load_all(StateReader& in);
+  absl::Status load_devices(const Workload& workload, StateReader& in);
   void changed();
   void post_changed();
   void command(Worker::Command command);
@@ -52,7 +56,8 @@ class DriverGuest final : public Guest {
   DmaMemory& memory_;
   const std::vector<DriverDevice*> devices_;
   std::vector<std::unique_ptr<Worker>> workers_;
-  uint64_t memory_needed_ = 0;  // Bytes, of all workers.
+  Workload workload_;
+  uint64_t resets_ = 0;  // Of devices, elsewhere.
   bool finishing_ = false;
   absl::AnyInvocable<void()> ended_;  // Empty once it was called.
   Completion paused_;

@@ -22,6 +22,7 @@ namespace {
 constexpr uint64_t kSmallPage = 4096;
 constexpr uint64_t kHugePage = uint64_t{2} << 20;
 constexpr uint64_t kMostAdded = uint64_t{1} << 40;  // Bytes of one piece.
+constexpr uint64_t kMostIds = uint64_t{1} << 32;
 
 // `size` bytes of huge pages, all of them there.
 absl::StatusOr<std::shared_ptr<MemoryRegion>> make_huge_region(
@@ -56,8 +57,42 @@ GuestMemory::GuestMemory(AddressSpace& memory, VhostContext& context,
     : memory_(memory), context_(context), hugepages_(hugepages) {}
 
 absl::Status GuestMemory::create(uint64_t size) {
-  return annotate(plug(0, size).status(), "memory");
+  return annotate(plug(next_id_, 0, size).status(), "memory");
 }
+
+absl::Status GuestMemory::create(std::span<const Piece> pieces) {
+  absl::Status status;
+  if (pieces.empty() || pieces[0].id != 0 || !pieces_.empty()) {
+    status = absl::InvalidArgumentError("no piece that stays, or there is one");
+  }
+  for (const Piece& piece : pieces) {
+    if (status.ok()) status = check(piece);
+    if (status.ok()) {
+      status = plug(piece.id, piece.gpa, piece.size).status();
+    }
+  }
+  if (status.ok()) return status;
+  for (const auto& [id, piece] : pieces_) {
+    memory_.remove(piece.gpa).IgnoreError();  // The first error is told.
+  }
+  pieces_.clear();
+  return annotate(status, "memory");
+}
+
+absl::Status GuestMemory::check(const Piece& piece) const {
+  const bool fits = piece.id == 0 ? piece.gpa == 0 && piece.size <= kMaxRam
+                                  : piece.gpa >= kAddedMemoryBase &&
+                                        piece.gpa <= kMostAdded &&
+                                        piece.gpa % kSmallPage == 0;
+  if (fits && piece.id < kMostIds && pieces_.count(piece.id) == 0) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat(piece.name(), " of ", piece.size, " bytes at ",
+                   absl::Hex(piece.gpa), ": is there, or cannot be"));
+}
+
+std::string GuestMemory::Piece::name() const { return absl::StrCat("ram", id); }
 
 uint64_t GuestMemory::find_gap(uint64_t size) const {
   uint64_t gpa = kAddedMemoryBase;
@@ -71,7 +106,7 @@ uint64_t GuestMemory::find_gap(uint64_t size) const {
   return gpa;
 }
 
-absl::StatusOr<GuestMemory::Piece> GuestMemory::plug(uint64_t gpa,
+absl::StatusOr<GuestMemory::Piece> GuestMemory::plug(uint64_t id, uint64_t gpa,
                                                      uint64_t size) {
   const uint64_t page = hugepages_ ? kHugePage : kSmallPage;
   if (size == 0 || size % page != 0 || size > kMostAdded) {
@@ -79,7 +114,8 @@ absl::StatusOr<GuestMemory::Piece> GuestMemory::plug(uint64_t gpa,
         absl::StrCat(size, " bytes: not a multiple of ", page, " from ", page,
                      " to ", kMostAdded));
   }
-  const std::string name = absl::StrCat("ram", next_id_);
+  const Piece piece = {.id = id, .gpa = gpa, .size = size};
+  const std::string name = piece.name();
   absl::StatusOr<std::shared_ptr<MemoryRegion>> region =
       hugepages_ ? make_huge_region(name, size)
                  : MemoryRegion::create_memfd(name, size);
@@ -98,17 +134,22 @@ absl::StatusOr<GuestMemory::Piece> GuestMemory::plug(uint64_t gpa,
     context_.when_memory_settled([](const absl::Status&) {});
     return added;
   }
-  const Piece piece = {.id = next_id_++, .gpa = gpa, .size = size};
-  pieces_.emplace(piece.id, piece);
+  next_id_ = std::max(next_id_, id + 1);
+  pieces_.emplace(id, piece);
   return piece;
 }
 
 // [add]
 void GuestMemory::add(uint64_t size,
                       absl::AnyInvocable<void(absl::StatusOr<Piece>)> done) {
-  absl::StatusOr<Piece> piece = plug(find_gap(size), size);
+  absl::StatusOr<Piece> piece = plug(next_id_, find_gap(size), size);
   if (!piece.ok()) return done(annotate(piece.status(), "add memory"));
-  context_.when_memory_settled([this, added = *piece, done = std::move(done)](
+  settle(*piece, std::move(done));
+}
+
+void GuestMemory::settle(const Piece& piece,
+                         absl::AnyInvocable<void(absl::StatusOr<Piece>)> done) {
+  context_.when_memory_settled([this, added = piece, done = std::move(done)](
                                    const absl::Status& settled) mutable {
     if (settled.ok()) return done(added);
     // What a removal that follows an error says adds nothing.
@@ -119,6 +160,20 @@ void GuestMemory::add(uint64_t size,
   });
 }
 // [end]
+
+void GuestMemory::add(const Piece& piece,
+                      absl::AnyInvocable<void(absl::Status)> done) {
+  absl::Status status = check(piece);
+  if (status.ok() && piece.id == 0) {
+    status = absl::InvalidArgumentError("the piece that stays");
+  }
+  if (status.ok()) status = plug(piece.id, piece.gpa, piece.size).status();
+  if (!status.ok()) return done(annotate(status, "add memory"));
+  settle(piece,
+         [done = std::move(done)](const absl::StatusOr<Piece>& added) mutable {
+           done(added.status());
+         });
+}
 
 // [remove]
 void GuestMemory::remove(uint64_t id,

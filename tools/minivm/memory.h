@@ -64,7 +64,10 @@ class GuestMemory {
   std::vector<Piece> pieces() const;
 
  private:
-  absl::StatusOr<Piece> plug(uint64_t gpa, uint64_t size);
+  absl::StatusOr<Piece> plug(uint64_t id, uint64_t gpa, uint64_t size);
+  absl::Status check(const Piece& piece) const;
+  void settle(const Piece& piece,
+              absl::AnyInvocable<void(absl::StatusOr<Piece>)> done);
   // The lowest place for `size` bytes.
   uint64_t find_gap(uint64_t size) const;
 

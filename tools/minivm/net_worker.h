@@ -2,7 +2,9 @@
 #ifndef TOOLS_MINIVM_NET_WORKER_H_
 #define TOOLS_MINIVM_NET_WORKER_H_
 
+#include <cstdint>
 #include <memory>
+#include <optional>
 
 #include "absl/status/status.h"
 #include "tools/minivm/driver_device.h"
@@ -19,10 +21,13 @@ class NetWorker final : public Worker {
   // driver's memory has memory_needed() bytes reserved.
   NetWorker(EventLoop& loop, DriverDevice& near, DriverDevice* far,
             const Workload& workload);
-  uint64_t memory_needed() const;
+  uint64_t memory_needed() const override;
 
  private:
   absl::Status run() override;
+  absl::Status save_running(StateWriter& out) const override;
+  absl::Status load_running(StateReader& in) override;
+  absl::Status take_over();
   absl::Status make_clients();
   absl::Status send_all();
   absl::StatusOr<std::unique_ptr<ctl::NetEcho>> make_echo(uint64_t burst);
@@ -37,6 +42,9 @@ class NetWorker final : public Worker {
   std::unique_ptr<NetClient> near_client_;
   std::unique_ptr<NetClient> far_client_;
   WorkloadReport report_;
+  uint64_t burst_ = 0;            // The next one.
+  std::optional<Duration> left_;  // When run() begins.
+  std::optional<MonotonicTime> end_;
 };
 
 }  // namespace vhost::minivm

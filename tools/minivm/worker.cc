@@ -16,6 +16,10 @@ Worker::~Worker() {
 
 void Worker::start(absl::AnyInvocable<void()> changed) {
   changed_ = std::make_shared<absl::AnyInvocable<void()>>(std::move(changed));
+  {
+    absl::MutexLock lock(&mutex_);
+    if (ended_) return notify();  // Elsewhere.
+  }
   thread_ = std::thread([this] { thread_main(); });
 }
 
@@ -69,6 +73,31 @@ Worker::Command Worker::gate(bool idle) {
   parked_ = false;
   held_ = false;
   return command_;
+}
+
+absl::Status Worker::save(StateWriter& out) const {
+  bool over = false;
+  {
+    absl::MutexLock lock(&mutex_);
+    over = ended_;
+    out.boolean(over);
+    save_report(report_, out);
+  }
+  // Parked: its thread leaves everything alone.
+  return over ? absl::OkStatus() : annotate(save_running(out), name_);
+}
+
+absl::Status Worker::load(StateReader& in) {
+  const bool over = in.boolean();
+  const WorkloadReport report = load_report(in);
+  VHOST_RETURN_IF_ERROR(annotate(in.status(), name_));
+  {
+    absl::MutexLock lock(&mutex_);
+    report_ = report;
+    ended_ = over;
+    state_ = !over ? "running" : report.failure.empty() ? "ended" : "failed";
+  }
+  return over ? absl::OkStatus() : annotate(load_running(in), name_);
 }
 
 bool Worker::parked() const {

@@ -12,6 +12,7 @@
 #include "absl/synchronization/mutex.h"
 #include "tools/minivm/workload.h"
 #include "vhostdev/event_loop.h"
+#include "vhostdev/state_bytes.h"
 
 namespace vhost::minivm {
 
@@ -36,6 +37,9 @@ class Worker {
   Worker(const Worker&) = delete;
   Worker& operator=(const Worker&) = delete;
 
+  // Bytes that it takes of the driver's memory, at most; 0: it has them.
+  virtual uint64_t memory_needed() const = 0;
+
   // `changed` runs on the loop whenever one of parked(), held() and ended() may
   // have become true.
   void start(absl::AnyInvocable<void()> changed);
@@ -44,12 +48,23 @@ class Worker {
   // kKill, and waits: a turn at most; a net's burst takes longer.
   void kill();
 
+  // A part of Guest::save(): where it stands.  It is parked, or ended.
+  // Errors: of the clients: a device was lost meanwhile.
+  absl::Status save(StateWriter& out) const;
+  // Goes on where another one stopped; before start().
+  // Errors: the reader's; of the clients and the journal.
+  absl::Status load(StateReader& in);
+
   bool parked() const;  // Paused, at a point between two requests.
   bool held() const;    // kHold, and nothing is in flight.
   bool ended() const;
   WorkloadReport report() const;
 
  protected:
+  // What save() and load() do for one that has not ended.
+  virtual absl::Status save_running(StateWriter& out) const = 0;
+  virtual absl::Status load_running(StateReader& in) = 0;
+
   // What it does; on its thread.  It calls gate() at least once in a kTurn.
   // Errors: what it cannot go on after.
   virtual absl::Status run() = 0;

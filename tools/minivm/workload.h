@@ -10,6 +10,7 @@
 
 #include "tools/vhostctl/journal.h"
 #include "vhostdev/event_loop.h"
+#include "vhostdev/state_bytes.h"
 
 namespace vhost::minivm {
 
@@ -54,6 +55,17 @@ struct WorkloadReport {
   // interrupts, failed requests, and a failure counts as one.
   uint64_t total_faults() const;
 };
+
+// Parts of Guest::save().  What is wrong with what is loaded, the reader says.
+// `seconds` is what is left of them.
+void save_workload(const Workload& workload, StateWriter& out);
+Workload load_workload(StateReader& in);
+// Without the state.
+void save_report(const WorkloadReport& report, StateWriter& out);
+WorkloadReport load_report(StateReader& in);
+// How long something goes on, if it has an end.
+void save_time(const std::optional<Duration>& left, StateWriter& out);
+std::optional<Duration> load_time(StateReader& in);
 
 }  // namespace vhost::minivm
 

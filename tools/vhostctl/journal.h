@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "absl/status/statusor.h"
+#include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "tools/vhostctl/pattern.h"
 #include "tools/vhostctl/unit_record.h"
@@ -34,13 +34,14 @@ class Journal {
   // Most units that one has: 16 GiB of 4 KiB.
   static constexpr uint64_t kMostUnits = uint64_t{4} << 20;
 
-  // As bytes, with a version in front, and back, for bytes of any origin.  A
-  // unit that was written takes 4 to 20 bytes, mostly 10; those that were not
-  // take next to nothing.  A disk of 8 GiB written all over in units of 4 KiB:
-  // 20 MiB; 2 GiB in units of 512 bytes: 40 MiB, the most there is.
-  // Errors: the reader's.
+  // As bytes, with a version in front, and back into a journal of as many
+  // units, for bytes of any origin.  A unit that was written takes 3 to 40
+  // bytes, mostly 8; those that were not take next to nothing.  A disk of 8 GiB
+  // written all over in units of 4 KiB: 16 MiB; the most units there are: 32
+  // MiB.
+  // Errors: the reader's; the journal is good for nothing then.
   void save(StateWriter& out) const;
-  static absl::StatusOr<Journal> load(StateReader& in);
+  absl::Status load(StateReader& in);
 
   uint64_t units() const { return units_.size(); }
   uint32_t unit_size() const { return unit_size_; }
@@ -73,6 +74,7 @@ class Journal {
 
  private:
   void blame(uint64_t address, const BlockFinding& finding);
+  UnitRecord::State load_unit(uint8_t flags, StateReader& in) const;
 
   const uint32_t unit_size_;
   const uint64_t seed_;

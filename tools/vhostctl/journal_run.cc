@@ -13,7 +13,6 @@ namespace vhost::ctl {
 namespace {
 
 constexpr uint64_t kUnit = 4096;  // Bytes of a request, at most.
-constexpr uint64_t kMostUnits = uint64_t{4} << 20;
 // One request in so many is a read.
 constexpr uint32_t kReadShare = 4;
 // Buffers per request in flight: one that is done is not used again at once, so
@@ -21,17 +20,15 @@ constexpr uint32_t kReadShare = 4;
 constexpr uint64_t kBuffersPerRequest = 2;
 constexpr uint64_t kBufferAlignment = 4096;
 constexpr std::byte kUnread{0xdb};
-// The cookie of a flush, which has no slot.
-constexpr uint64_t kFlush = ~uint64_t{0};
 
 MonotonicTime clock_now() { return std::chrono::steady_clock::now(); }
 
 absl::Status check_size(const JournalRun::Options& options) {
   const uint64_t unit = options.unit;
-  if (options.size / unit > kMostUnits) {
+  if (options.size / unit > Journal::kMostUnits) {
     return absl::InvalidArgumentError(
         absl::StrCat("size of ", options.size, " bytes: a journal takes up to ",
-                     human_bytes(kMostUnits * unit)));
+                     human_bytes(Journal::kMostUnits * unit)));
   }
   if (options.size % unit != 0) {
     return absl::InvalidArgumentError(
@@ -63,25 +60,42 @@ JournalRun::JournalRun(BlkClient& client, const Options& options)
       busy_(journal_.units()),
       // Half of the units at most: the other half is to choose from.
       window_(std::min<uint64_t>(options.window, (journal_.units() + 1) / 2)),
-      random_(options.seed) {}
+      random_{options.seed} {}
 
 absl::StatusOr<std::unique_ptr<JournalRun>> JournalRun::create(
     BlkClient& client, DmaMemory& memory, const Options& options) {
   VHOST_RETURN_IF_ERROR(check_size(options));
   std::unique_ptr<JournalRun> out(new JournalRun(client, options));
-  const size_t count = kBuffersPerRequest * out->window_;
-  absl::StatusOr<DmaBuffer> buffers =
-      memory.allocate(options.unit * count, kBufferAlignment);
-  if (!buffers.ok()) return buffers.status();
-  out->memory_ = *std::move(buffers);
-  out->slots_.resize(count);
-  out->completions_.resize(out->window_ + 1);
-  for (size_t i = 0; i < count; ++i) {
-    out->slots_[i].buffer =
-        out->memory_.span().subspan(i * options.unit, options.unit);
-    out->free_.push_back(i);
-  }
+  const uint64_t bytes = options.unit * kBuffersPerRequest * out->window_;
+  VHOST_RETURN_IF_ERROR(
+      out->take_memory(memory.allocate(bytes, kBufferAlignment)));
+  for (size_t i = 0; i < out->slots_.size(); ++i) out->free_.push_back(i);
   return out;
+}
+
+absl::StatusOr<std::unique_ptr<JournalRun>> JournalRun::restore(
+    BlkClient& client, DmaMemory& memory, const Options& options,
+    StateReader& in) {
+  VHOST_RETURN_IF_ERROR(check_size(options));
+  std::unique_ptr<JournalRun> out(new JournalRun(client, options));
+  const uint64_t bytes = options.unit * kBuffersPerRequest * out->window_;
+  const uint64_t gpa = in.u64();
+  VHOST_RETURN_IF_ERROR(in.status());
+  VHOST_RETURN_IF_ERROR(out->take_memory(memory.allocate_at(gpa, bytes)));
+  VHOST_RETURN_IF_ERROR(out->load(in));
+  return out;
+}
+
+absl::Status JournalRun::take_memory(absl::StatusOr<DmaBuffer> buffers) {
+  if (!buffers.ok()) return buffers.status();
+  memory_ = *std::move(buffers);
+  slots_.resize(kBuffersPerRequest * window_);
+  completions_.resize(window_ + 1);
+  const uint64_t unit = journal_.unit_size();
+  for (size_t i = 0; i < slots_.size(); ++i) {
+    slots_[i].buffer = memory_.span().subspan(i * unit, unit);
+  }
+  return absl::OkStatus();
 }
 
 JournalRun::~JournalRun() {
@@ -149,7 +163,7 @@ absl::Status JournalRun::submit_flush() {
   if (flushed_ || flushing_) return absl::OkStatus();
   BlkRequest request;
   request.op = BlkOp::kFlush;
-  request.cookie = kFlush;
+  request.cookie = kFlushCookie;
   VHOST_RETURN_IF_ERROR(annotate(client_.submit(request), "flush"));
   flushing_ = true;
   return absl::OkStatus();
@@ -197,7 +211,7 @@ absl::Status JournalRun::take(Duration timeout) {
 
 absl::Status JournalRun::finish(const BlkCompletion& completion) {
   absl::Status status;
-  if (completion.cookie == kFlush) {
+  if (completion.cookie == kFlushCookie) {
     flushing_ = false;
     flushed_ = !outcome_unknown(completion.status);
     status = flushed_ ? annotate(completion.status, "flush") : status;

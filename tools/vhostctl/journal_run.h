@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
-#include <random>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -27,6 +26,20 @@ namespace vhost::ctl {
 // Thread: that of the client.
 class JournalRun {
  public:
+  // A generator whose state is one word, so that it can move.
+  // Source: Steele, Lea, Flood, "Fast Splittable Pseudorandom Number
+  // Generators", 2014 (SplitMix64).
+  struct Random {
+    uint64_t state;
+
+    uint64_t operator()() {
+      uint64_t z = state += 0x9e3779b97f4a7c15;
+      z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9;
+      z = (z ^ z >> 27) * 0x94d049bb133111eb;
+      return z ^ z >> 31;
+    }
+  };
+
   struct Options {
     uint64_t size = 0;     // Bytes of the disk, from 0 on.
     uint64_t unit = 0;     // Bytes of a request; a multiple of 512.
@@ -52,9 +65,9 @@ class JournalRun {
   void save(StateWriter& out) const;
   // Goes on where another run stopped.  `client` was restored; `options` are
   // those of that run.
-  // Errors: the reader's, kDataLoss: a state that makes no sense, or that is
-  //         not of these requests; kInvalidArgument  of other options.
-  //         as create().
+  // Errors: the reader's: a state that makes no sense, or of other options;
+  //         kInvalidArgument  of other requests than the client's.
+  //         as create() and DmaMemory::allocate_at.
   static absl::StatusOr<std::unique_ptr<JournalRun>> restore(
       BlkClient& client, DmaMemory& memory, const Options& options,
       StateReader& in);
@@ -101,7 +114,16 @@ class JournalRun {
     MonotonicTime submitted;
   };
 
+  // The cookie of a flush, which has no slot.
+  static constexpr uint64_t kFlushCookie = ~uint64_t{0};
+
   JournalRun(BlkClient& client, const Options& options);
+
+  absl::Status take_memory(absl::StatusOr<DmaBuffer> buffers);
+  absl::Status load(StateReader& in);
+  void load_slots(StateReader& in);
+  // Whether what is in flight here is what the client has in flight.
+  absl::Status check_in_flight() const;
 
   uint64_t pick();
   absl::Status submit(uint64_t unit, bool write);
@@ -119,7 +141,7 @@ class JournalRun {
   const uint64_t window_;
   std::deque<uint64_t> rewrite_;  // Units with a write in doubt.
   std::deque<uint64_t> reread_;   // Units whose read came to nothing.
-  std::mt19937_64 random_;
+  Random random_;
   LatencyHistogram latency_;
   uint64_t writes_ = 0;
   uint64_t reads_ = 0;

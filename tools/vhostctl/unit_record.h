@@ -48,25 +48,52 @@ struct BlockFinding {
 // different units may be the same ones or not.
 class UnitRecord {
  public:
+  // All there is to know, for a journal that moves to another process.
+  struct State {
+    uint64_t current = 0;      // The write under way; 0: none.
+    uint64_t last = 0;         // Submitted last; 0: none yet.
+    uint64_t acked = 0;        // Acknowledged last, or seen; 0: none.
+    uint64_t previous = 0;     // Acknowledged, or seen, before that.
+    uint64_t first_doubt = 0;  // Since `acked`; 0: none.
+    uint64_t last_doubt = 0;
+    bool seen = false;  // `acked` was read back.
+
+    // Whether a record can be in it.
+    bool possible() const {
+      const bool doubt = first_doubt != 0;
+      return last != 0 && (current == 0 || current == last) && acked <= last &&
+             (acked == 0 ? previous == 0 && !seen : previous < acked) &&
+             doubt == (last_doubt != 0) &&
+             (!doubt || (acked < first_doubt && first_doubt <= last_doubt &&
+                         last_doubt <= last)) &&
+             (current == 0 || (acked < current && last_doubt < current));
+    }
+  };
+
+  UnitRecord() = default;
+  // `state` is possible(), or that of a unit never written.
+  explicit UnitRecord(const State& state) : state_(state) {}
+  const State& state() const { return state_; }
+
   // A write is submitted; none is under way.
-  void begin(uint64_t sequence) { current_ = last_ = sequence; }
+  void begin(uint64_t sequence) { state_.current = state_.last = sequence; }
 
   // It was acknowledged, or is in doubt: nobody knows whether it was carried
   // out, and nobody is left who could do so later.
   void end(bool acknowledged) {
-    const uint64_t sequence = current_;
-    current_ = 0;
+    const uint64_t sequence = state_.current;
+    state_.current = 0;
     if (acknowledged) {
       settle(sequence, /*seen=*/false);
     } else {
-      if (first_doubt_ == 0) first_doubt_ = sequence;
-      last_doubt_ = sequence;
+      if (state_.first_doubt == 0) state_.first_doubt = sequence;
+      state_.last_doubt = sequence;
     }
   }
 
   // Whether a write is under way; what the unit holds is not known then.
-  bool writing() const { return current_ != 0; }
-  bool written() const { return last_ != 0; }  // Ever.
+  bool writing() const { return state_.current != 0; }
+  bool written() const { return state_.last != 0; }  // Ever.
 
   // What the block at `address`, one of this unit's, is found to be.
   BlockFinding judge(const PatternWords& block, uint64_t seed,
@@ -82,33 +109,27 @@ class UnitRecord {
  private:
   // From now on `sequence` is what must be there.
   void settle(uint64_t sequence, bool seen) {
-    previous_ = acked_;
-    acked_ = sequence;
-    seen_ = seen;
-    first_doubt_ = last_doubt_ = 0;
+    state_.previous = state_.acked;
+    state_.acked = sequence;
+    state_.seen = seen;
+    state_.first_doubt = state_.last_doubt = 0;
   }
 
   // Every write of the unit between the first in doubt and the last one is in
   // doubt too: one that was acknowledged would have settled it.
   bool allowed(uint64_t sequence) const {
-    return sequence == acked_ ||
-           (last_doubt_ != 0 && sequence >= first_doubt_ &&
-            sequence <= last_doubt_);
+    return sequence == state_.acked ||
+           (state_.last_doubt != 0 && sequence >= state_.first_doubt &&
+            sequence <= state_.last_doubt);
   }
 
-  uint64_t current_ = 0;      // The write under way; 0: none.
-  uint64_t last_ = 0;         // Submitted last; 0: none yet.
-  uint64_t acked_ = 0;        // Acknowledged last, or seen; 0: none.
-  uint64_t previous_ = 0;     // Acknowledged, or seen, before that.
-  uint64_t first_doubt_ = 0;  // Since `acked_`; 0: none.
-  uint64_t last_doubt_ = 0;
-  bool seen_ = false;  // `acked_` was read back.
+  State state_;
 };
 
 inline BlockFinding UnitRecord::judge(const PatternWords& block, uint64_t seed,
                                       uint64_t address) const {
   using Kind = BlockFinding::Kind;
-  const bool expected = acked_ != 0;
+  const bool expected = state_.acked != 0;
   if (!block.whole()) {
     if (!expected) return {};
     return block.all_zero()
@@ -124,19 +145,19 @@ inline BlockFinding UnitRecord::judge(const PatternWords& block, uint64_t seed,
   }
   const uint64_t sequence = block.sequence();
   if (sequence != 0 && allowed(sequence)) return {};
-  if (sequence == 0 || sequence > acked_) {
-    return {Kind::kSequence, BlockFault::kMisplaced, sequence, acked_};
+  if (sequence == 0 || sequence > state_.acked) {
+    return {Kind::kSequence, BlockFault::kMisplaced, sequence, state_.acked};
   }
-  const bool overwritten = seen_ || sequence < previous_;
+  const bool overwritten = state_.seen || sequence < state_.previous;
   return {Kind::kSequence,
           overwritten ? BlockFault::kDoubled : BlockFault::kStale, sequence,
-          acked_};
+          state_.acked};
 }
 
 template <typename Blame>
 void UnitRecord::check(const PatternWords* blocks, size_t count, uint64_t seed,
                        uint64_t address, Blame&& blame) {
-  if (last_ == 0) return;
+  if (state_.last == 0) return;
   bool good = true;
   bool uniform = true;
   uint64_t common = 0;
@@ -154,10 +175,10 @@ void UnitRecord::check(const PatternWords* blocks, size_t count, uint64_t seed,
   }
   // A write in doubt may have been carried out in part.
   if (!good || !uniform || common == 0) return;
-  if (common == acked_) {
+  if (common == state_.acked) {
     // Nobody is left who could carry a write in doubt out later.
-    seen_ = true;
-    first_doubt_ = last_doubt_ = 0;
+    state_.seen = true;
+    state_.first_doubt = state_.last_doubt = 0;
   } else {
     settle(common, /*seen=*/true);
   }

@@ -71,6 +71,12 @@ class PayloadGuest final : public Guest {
   void release() override;
   void finish() override;
   void kill() override;
+  absl::StatusOr<std::string> save() const override {
+    return absl::UnimplementedError("save: a guest on KVM stays where it is");
+  }
+  absl::Status load(absl::string_view) override {
+    return absl::UnimplementedError("load: a guest on KVM comes from nowhere");
+  }
   WorkloadReport report() const override;
   uint64_t exits() const override { return machine_.exits(); }
 
