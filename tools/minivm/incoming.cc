@@ -11,9 +11,8 @@
 namespace vhost::minivm {
 
 absl::StatusOr<std::unique_ptr<Incoming>> Incoming::create(
-    VhostContext& context, VmMigration::Parts parts, const RunOptions& options,
-    Hooks hooks) {
-  std::unique_ptr<Incoming> out(new Incoming(context, parts, std::move(hooks)));
+    VhostContext& context, const RunOptions& options, Hooks hooks) {
+  std::unique_ptr<Incoming> out(new Incoming(context, std::move(hooks)));
   if (options.incoming.has_value()) {
     VHOST_RETURN_IF_ERROR(out->listen(*options.incoming));
     return out;
@@ -24,8 +23,8 @@ absl::StatusOr<std::unique_ptr<Incoming>> Incoming::create(
   return out;
 }
 
-Incoming::Incoming(VhostContext& context, VmMigration::Parts parts, Hooks hooks)
-    : context_(context), parts_(parts), hooks_(std::move(hooks)) {}
+Incoming::Incoming(VhostContext& context, Hooks hooks)
+    : context_(context), hooks_(std::move(hooks)) {}
 
 Incoming::~Incoming() = default;
 
@@ -58,18 +57,23 @@ ctl::Json Incoming::json() const {
 void Incoming::begin() {
   ready_ = true;
   if (!file_.valid()) return;
-  prepare();
+  const absl::Status prepared = prepare();
+  if (!prepared.ok()) return hooks_.failed(prepared);
   destination_->restore(std::move(file_), then_over());
 }
 
 // [take]
-void Incoming::prepare() {
-  busy_ = true;
+absl::Status Incoming::prepare() {
   destination_ = nullptr;
-  vmm_.emplace(parts_, /*no_drain=*/false);
+  vmm_.reset();
+  const absl::StatusOr<VmMigration::Parts> parts = hooks_.renew();
+  if (!parts.ok()) return parts.status();
+  vmm_.emplace(*parts, /*no_drain=*/false);
   vmm_->set_start([this] { return hooks_.start_guest(); });
   destination_ = std::make_unique<MigrationDestination>(
       context_.loop(), context_, *vmm_, MigrationDestination::Options());
+  busy_ = true;
+  return absl::OkStatus();
 }
 
 void Incoming::accepted(UniqueFd channel) {
@@ -77,7 +81,8 @@ void Incoming::accepted(UniqueFd channel) {
   // Whoever moves a guest has it: a copy of which nobody knew is void.  One
   // that is here for good is not.
   if (outcome() == MigrationOutcome::kStuck) return;
-  prepare();
+  const absl::Status prepared = prepare();
+  if (!prepared.ok()) return hooks_.failed(prepared);
   destination_->start(std::move(channel), then_over());
 }
 // [end]

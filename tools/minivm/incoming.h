@@ -24,6 +24,9 @@ namespace vhost::minivm {
 class Incoming {
  public:
   struct Hooks {
+    // The parts of the VM, with nothing in them of an earlier attempt; they
+    // outlive the next one.
+    absl::AnyInvocable<absl::StatusOr<VmMigration::Parts>()> renew;
     // Lets the guest that was loaded run.
     absl::AnyInvocable<absl::Status()> start_guest;
     // It runs.  Called once.
@@ -32,11 +35,10 @@ class Incoming {
     absl::AnyInvocable<void(absl::Status)> failed;
   };
 
-  // As --incoming or --restore of `options` say.  All parts outlive this.
+  // As --incoming or --restore of `options` say.
   // Errors: as ChannelListener::listen; of the file, with its name.
   static absl::StatusOr<std::unique_ptr<Incoming>> create(
-      VhostContext& context, VmMigration::Parts parts,
-      const RunOptions& options, Hooks hooks);
+      VhostContext& context, const RunOptions& options, Hooks hooks);
   // An attempt under way is dropped.
   ~Incoming();
   Incoming(const Incoming&) = delete;
@@ -62,16 +64,15 @@ class Incoming {
   ctl::Json json() const;
 
  private:
-  Incoming(VhostContext& context, VmMigration::Parts parts, Hooks hooks);
+  Incoming(VhostContext& context, Hooks hooks);
 
   absl::Status listen(const ChannelAddress& address);
   void accepted(UniqueFd channel);
-  void prepare();
+  absl::Status prepare();
   void over(const absl::Status& status);
   Completion then_over();
 
   VhostContext& context_;
-  const VmMigration::Parts parts_;
   Hooks hooks_;
   bool ready_ = false;  // begin() was called, and cancel() was not.
   bool busy_ = false;

@@ -71,16 +71,36 @@ absl::Status Vm::build() {
   };
   absl::StatusOr<std::unique_ptr<Platform>> platform = make();
   if (!platform.ok()) return platform.status();
-  platform_ = *std::move(platform);
-  pauser_ = std::make_unique<Pauser>(platform_->guest(), platform_->devices());
-  outgoing_ = std::make_unique<Outgoing>(context_, migration_parts(),
-                                         [this] { migrated(); });
+  take_platform(*std::move(platform));
   VHOST_RETURN_IF_ERROR(build_incoming());
   return build_control();
 }
 
 bool Vm::comes() const {
   return options_.incoming.has_value() || !options_.restore.empty();
+}
+
+// ORDER: what uses the old one goes first.
+void Vm::take_platform(std::unique_ptr<Platform> platform) {
+  outgoing_ = nullptr;
+  pauser_ = nullptr;
+  platform_ = std::move(platform);
+  pauser_ = std::make_unique<Pauser>(platform_->guest(), platform_->devices());
+  outgoing_ = std::make_unique<Outgoing>(context_, migration_parts(),
+                                         [this] { migrated(); });
+}
+
+absl::StatusOr<VmMigration::Parts> Vm::renew() {
+  if (!std::exchange(used_, true)) return migration_parts();
+  absl::StatusOr<std::unique_ptr<Platform>> platform =
+      make_incoming_driver_platform(context_, address_space_, options_,
+                                    /*connect=*/false);
+  if (!platform.ok()) return platform.status();
+  take_platform(*std::move(platform));
+  for (const GuestMemory::Piece& piece : memory_.pieces()) {
+    if (piece.id != 0) memory_.remove(piece.id, [](const absl::Status&) {});
+  }
+  return migration_parts();
 }
 
 bool Vm::has_copy() const {
@@ -101,8 +121,9 @@ VmMigration::Parts Vm::migration_parts() {
 absl::Status Vm::build_incoming() {
   if (!comes()) return absl::OkStatus();
   absl::StatusOr<std::unique_ptr<Incoming>> incoming = Incoming::create(
-      context_, migration_parts(), options_,
-      {.start_guest = [this] { return run_guest(); },
+      context_, options_,
+      {.renew = [this] { return renew(); },
+       .start_guest = [this] { return run_guest(); },
        .arrived =
            [this] {
              started_ = true;

@@ -73,6 +73,8 @@ class Vm {
   // Whether one came that does not run, and perhaps does nowhere else.
   bool has_copy() const;
   VmMigration::Parts migration_parts();
+  void take_platform(std::unique_ptr<Platform> platform);
+  absl::StatusOr<VmMigration::Parts> renew();
   absl::Status build_incoming();
   absl::Status build_control();
 
@@ -104,6 +106,7 @@ class Vm {
   EventLoop& loop_;
   const RunOptions options_;
   bool started_ = false;
+  bool used_ = false;  // By an attempt to take a guest.
   bool finishing_ = false;
   bool guest_over_ = false;
   bool moved_ = false;

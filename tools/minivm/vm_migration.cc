@@ -15,6 +15,10 @@ namespace {
 // regions of the driver's memory from here on.
 constexpr uint32_t kDriverBlock = uint32_t{1} << 31;
 
+// Bytes of a guest that comes, at most: what another host says costs address
+// space here.
+constexpr uint64_t kMostMemory = uint64_t{1} << 40;
+
 // The number behind `prefix`: "ram12"; nothing for any other name.
 std::optional<uint32_t> number_of(absl::string_view name,
                                   absl::string_view prefix) {
@@ -104,6 +108,14 @@ std::vector<MigrationRam> VmMigration::ram() {
 // [end]
 
 absl::Status VmMigration::add_ram(const RamBlock& block) {
+  uint64_t all = block.size;
+  for (const MemorySection& section : parts_.memory.sections()) {
+    all += section.size;
+  }
+  if (block.size > kMostMemory || all > kMostMemory) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat(block.name, ": more than ", kMostMemory, " bytes in all"));
+  }
   const std::optional<RamBlock> known = block_at(block.gpa);
   if (known.has_value()) {
     return *known == block ? absl::OkStatus() : occupied(block);
