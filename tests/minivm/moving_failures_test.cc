@@ -111,7 +111,7 @@ TEST_F(MinivmMovingFails, AndTheGuestIsOnOneSideWhoeverDies) {
   for (int i = 0; i < kKills; ++i) {
     auto there = start_destination();
     ASSERT_TRUE(there.ok()) << there.status();
-    auto moved = migrating((*there)->incoming(), {"--bandwidth=4M"});
+    auto moved = migrating((*there)->incoming(), {"--bandwidth=512K"});
     const bool kill_source = i % 2 == 0;
     std::this_thread::sleep_for(std::chrono::milliseconds(moment(random)));
     Process& victim = (kill_source ? here_ : *there)->vm->process();

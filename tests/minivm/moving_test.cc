@@ -31,7 +31,8 @@ constexpr int kMoves = 10;
 
 // Long enough to do something meanwhile, and no matter how long the guest is
 // down.
-const std::vector<std::string> kSlowly = {"--bandwidth=1M", "--downtime=20000"};
+const std::vector<std::string> kSlowly = {"--bandwidth=64K",
+                                          "--downtime=20000"};
 
 std::string text(const absl::Status& status) {
   return std::string(status.message());
@@ -90,7 +91,9 @@ TEST_F(MinivmMoving, HasTheMemoryThatCameMeanwhile) {
   options.push_back("--compare");
   auto moved = migrating((*there)->incoming(), options);
   ASSERT_TRUE(reaches("pre-copy"));
-  ASSERT_TRUE(here_->vm->ctl({"add-memory", "8M"}).ok());
+  const auto added =
+      here_->vm->ask({{"command", "add-memory"}, {"size", 8 << 20}});
+  ASSERT_TRUE(added.ok()) << added.status();
   const auto result = moved.get();
   ASSERT_TRUE(result.ok()) << result.status();
   take_over_at(*std::move(there));
