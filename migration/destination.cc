@@ -214,6 +214,8 @@ absl::Status MigrationDestination::Impl::take_manifest(
     const StreamRecord& record) {
   const auto theirs = decode_manifest(record.payload);
   VHOST_RETURN_IF_ERROR(annotate(theirs.status(), "manifest"));
+  std::vector<std::string> reasons = add_missing_ram(*theirs);
+  VHOST_RETURN_IF_ERROR(refresh_ram());
   Manifest ours;
   ours.integrity = options_.integrity;
   ours.page_size = kLogPageSize;
@@ -221,7 +223,9 @@ absl::Status MigrationDestination::Impl::take_manifest(
     ours.blocks.push_back(describe(block));
   }
   ours.devices = describe_destination(vmm_.devices(), *theirs);
-  const ManifestAnswer reply = {differences(*theirs, ours)};
+  const std::vector<std::string> others = differences(*theirs, ours);
+  reasons.insert(reasons.end(), others.begin(), others.end());
+  const ManifestAnswer reply = {std::move(reasons)};
   if (from_ == From::kHost) {
     VHOST_RETURN_IF_ERROR(channel_->writer().record(RecordType::kManifestAnswer,
                                                     0, encode(reply)));

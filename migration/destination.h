@@ -83,6 +83,7 @@ class MigrationDestination::Impl
 
   // destination_ram.cc
   absl::Status refresh_ram();
+  std::vector<std::string> add_missing_ram(const Manifest& theirs);
   absl::Status take_ram_blocks(const StreamRecord& record);
   absl::Status take_pages(const StreamRecord& record);
   absl::Status take_zeros(const StreamRecord& record);

@@ -43,6 +43,20 @@ absl::Status MigrationDestination::Impl::refresh_ram() {
   return absl::OkStatus();
 }
 
+// Why some of it could not be; what is missing is among the differences.
+std::vector<std::string> MigrationDestination::Impl::add_missing_ram(
+    const Manifest& theirs) {
+  std::vector<std::string> out;
+  for (const RamBlock& block : theirs.blocks) {
+    if (blocks_.contains(block.id)) continue;
+    const absl::Status added = vmm_.add_ram(block);
+    if (added.ok() || absl::IsUnimplemented(added)) continue;
+    out.push_back(absl::StrCat("RAM block ", block.id, " (", block.name,
+                               "): ", added.message()));
+  }
+  return out;
+}
+
 absl::StatusOr<const MigrationRam*> MigrationDestination::Impl::block_of(
     const StreamRecord& record) const {
   const auto found = blocks_.find(record.id);

@@ -139,8 +139,9 @@ class MigrationVmm {
 
   // -- The destination -----------------------------------------------------
 
-  // The source's guest got memory while it runs there: the same is to be here,
-  // and among ram(), when this returns.  Default: kUnimplemented.
+  // The source's guest has memory that is not among ram(): at the beginning, or
+  // because it got it meanwhile.  The same is to be here, and among ram(), when
+  // this returns.  Default: kUnimplemented.
   virtual absl::Status add_ram(const RamBlock& block);
   // Takes over what save_guest() said at the other end.  Memory is complete.
   // The bytes are another host's word: check them.

@@ -178,6 +178,63 @@ TEST(MinivmOptions, OfCtlBecomeARequest) {
   EXPECT_EQ(mask.queue, 1u);
 }
 
+TEST(MinivmOptions, OfAMoveBecomeARequest) {
+  const auto parsed =
+      parse({"ctl", "--bandwidth", "2M", "/c", "migrate", "--downtime=50",
+             "tcp:[::1]:7", "--no-drain", "--compare", "--progress", "--json"});
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  const CtlOptions& ctl = std::get<CtlOptions>(*parsed);
+  EXPECT_TRUE(ctl.progress && ctl.json);
+  EXPECT_EQ(ctl.request.verb, Verb::kMigrate);
+  EXPECT_EQ(ctl.request.to, "tcp:[::1]:7");
+  EXPECT_EQ(ctl.request.bandwidth, uint64_t{2} << 20);
+  EXPECT_EQ(ctl.request.downtime_ms, 50u);
+  EXPECT_TRUE(ctl.request.no_drain && ctl.request.compare);
+  const auto plain = parse({"ctl", "/c", "save", "file"});
+  ASSERT_TRUE(plain.ok()) << plain.status();
+  const Request& save = std::get<CtlOptions>(*plain).request;
+  EXPECT_EQ(save.verb, Verb::kSave);
+  EXPECT_EQ(save.to, "file");
+  EXPECT_EQ(save.bandwidth, 0u);
+  EXPECT_FALSE(save.no_drain || save.compare);
+}
+
+TEST(MinivmOptions, OfAMoveAreChecked) {
+  EXPECT_THAT(error_of(parse({"ctl", "/c", "migrate"})),
+              HasSubstr("tcp:HOST:PORT or unix:PATH is expected"));
+  EXPECT_THAT(error_of(parse({"ctl", "/c", "migrate", "host:7"})),
+              HasSubstr("tcp:HOST:PORT or unix:PATH is expected"));
+  EXPECT_THAT(error_of(parse({"ctl", "/c", "save"})), HasSubstr("FILE is"));
+  EXPECT_THAT(error_of(parse({"ctl", "/c", "status", "--compare"})),
+              HasSubstr("--compare needs migrate or save"));
+  EXPECT_THAT(error_of(parse({"ctl", "/c", "save", "f", "--downtime=0"})),
+              HasSubstr("--downtime: "));
+  EXPECT_THAT(error_of(parse({"ctl", "/c", "save", "f", "--bandwidth"})),
+              HasSubstr("a value is missing after --bandwidth"));
+  EXPECT_THAT(error_of(parse({"ctl", "/c", "save", "f", "--compare=1"})),
+              HasSubstr("--compare has no value"));
+  EXPECT_THAT(error_of(parse({"ctl", "/c", "pause", "--no-drain"})),
+              HasSubstr("--no-drain needs --devices"));
+}
+
+TEST(MinivmOptions, OfAGuestThatComesAreChecked) {
+  const auto parsed = parse_run({"--incoming=tcp:127.0.0.1:0"});
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(std::get<RunOptions>(*parsed).incoming->host, "127.0.0.1");
+  const auto restored = parse_run({"--restore=/f"});
+  ASSERT_TRUE(restored.ok()) << restored.status();
+  EXPECT_EQ(std::get<RunOptions>(*restored).restore, "/f");
+  EXPECT_THAT(error_of(parse_run({"--incoming=7"})),
+              HasSubstr("--incoming: tcp:HOST:PORT or unix:PATH"));
+  EXPECT_THAT(error_of(parse_run({"--incoming=unix:/a", "--restore=/f"})),
+              HasSubstr("not both"));
+  EXPECT_THAT(error_of(parse_run({"--restore=/f", "--workload=verify"})),
+              HasSubstr("brings its own"));
+  EXPECT_THAT(error_of(parse({"run", "--memory=64M", "--guest=payload",
+                              "--disk=socket=/d", "--restore=/f"})),
+              HasSubstr("need --guest driver"));
+}
+
 TEST(MinivmOptions, OfCtlAreChecked) {
   EXPECT_THAT(error_of(parse({"ctl", "/c"})), HasSubstr("are missing"));
   EXPECT_THAT(error_of(parse({"ctl", "/c", "fly"})), HasSubstr("fly"));

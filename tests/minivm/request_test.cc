@@ -20,7 +20,7 @@ std::string error_of(absl::string_view line) {
 
 TEST(MinivmRequest, IsReadAsItIsWritten) {
   Request request;
-  for (int verb = 0; verb <= static_cast<int>(Verb::kQuit); ++verb) {
+  for (int verb = 0; verb <= static_cast<int>(Verb::kTakeOver); ++verb) {
     request = {};
     request.verb = static_cast<Verb>(verb);
     if (request.verb == Verb::kPause) request.devices = true;
@@ -29,6 +29,13 @@ TEST(MinivmRequest, IsReadAsItIsWritten) {
     if (request.verb == Verb::kMask || request.verb == Verb::kUnmask) {
       request.device = "disk0 \"\\\n\xff";
       request.queue = 1023;
+    }
+    if (request.verb == Verb::kMigrate || request.verb == Verb::kSave) {
+      request.to = request.verb == Verb::kSave ? "/a b" : "tcp:[::1]:65535";
+      request.bandwidth = uint64_t{1} << 63;
+      request.downtime_ms = kMostDowntimeMs;
+      request.no_drain = true;
+      request.compare = true;
     }
     const std::string line = to_line(request);
     EXPECT_EQ(line.find('\n'), line.size() - 1);
@@ -62,6 +69,19 @@ TEST(MinivmRequest, ThatMakesNoSenseIsRefusedByName) {
               HasSubstr("not one object"));
   EXPECT_THAT(error_of(R"({"command":"mask","device":"a","queue":1024})"),
               HasSubstr("up to 1023"));
+  EXPECT_THAT(error_of(R"({"command":"pause","no_drain":"no"})"),
+              HasSubstr("true or false"));
+  EXPECT_THAT(error_of(R"({"command":"migrate"})"),
+              HasSubstr("\"to\" is not a text"));
+  EXPECT_THAT(error_of(R"({"command":"migrate","to":"/a"})"),
+              HasSubstr("\"to\": tcp:HOST:PORT or unix:PATH is expected"));
+  EXPECT_THAT(
+      error_of(R"({"command":"migrate","to":"unix:/a","downtime_ms":3600001})"),
+      HasSubstr("up to 3600000"));
+  EXPECT_THAT(error_of(R"({"command":"save","to":"a"})"),
+              HasSubstr("not an absolute path"));
+  EXPECT_THAT(error_of(R"({"command":"save","to":"/a\u0000b"})"),
+              HasSubstr("not an absolute path"));
   EXPECT_THAT(error_of(R"({"command":"status","now":1,"or":2})"),
               HasSubstr("2 fields that the command does not have"));
 }

@@ -93,7 +93,8 @@ std::vector<std::string> disk_command(DiskServer server,
                                       uint32_t queues) {
   if (server == DiskServer::kQemu) {
     const std::string blockdev = absl::StrCat(
-        "driver=file,node-name=disk,discard=unmap,filename=", image);
+        "driver=file,node-name=disk,discard=unmap,locking=off,filename=",
+        image);
     return qemu_command(blockdev, socket, queues);
   }
   return {program_of(server), absl::StrCat("--socket-path=", socket),

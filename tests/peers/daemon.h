@@ -33,7 +33,8 @@ std::vector<std::string> disk_command(DiskServer server,
                                       uint32_t queues);
 
 // Starts `server` on the file `image` with that many queues.  When it returns
-// the back-end accepts connections at `socket`.
+// the back-end accepts connections at `socket`.  Several may have one file, as
+// long as one of them is used.
 // Errors: kNotFound          not installed.
 //         kDeadlineExceeded  it does not listen.
 //         kUnavailable       it ended.

@@ -20,6 +20,7 @@ namespace {
 
 constexpr size_t kMostClients = 32;
 constexpr int kBacklog = 8;
+constexpr size_t kMostAnswerBytes = size_t{1} << 20;
 constexpr Duration kRetry = std::chrono::milliseconds(100);
 
 absl::StatusOr<sockaddr_un> address_of(const std::string& path) {
@@ -85,6 +86,30 @@ absl::StatusOr<UniqueFd> connect_control(const std::string& path) {
       errno_status(errno, absl::StrCat("connect to ", path));
   return absl::IsNotFound(status) ? absl::UnavailableError(status.message())
                                   : status;
+}
+
+absl::Status send_line(FdRef socket, const std::string& line) {
+  // A line is short: it goes in one piece.
+  const ssize_t sent =
+      ::send(socket.get(), line.data(), line.size(), MSG_NOSIGNAL);
+  if (sent == static_cast<ssize_t>(line.size())) return absl::OkStatus();
+  return errno_status(sent < 0 ? errno : EPIPE, "send");
+}
+
+absl::StatusOr<std::string> receive_line(FdRef socket) {
+  std::string out;
+  std::array<char, 4096> buffer;
+  while (out.size() <= kMostAnswerBytes) {
+    const ssize_t got = ::recv(socket.get(), buffer.data(), buffer.size(), 0);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return errno_status(errno, "recv");
+    if (got == 0) return absl::UnavailableError("the VM ended");
+    out.append(buffer.data(), static_cast<size_t>(got));
+    const size_t end = out.find('\n');
+    if (end != std::string::npos) return out.substr(0, end);
+  }
+  return absl::DataLossError(
+      absl::StrCat("an answer of more than ", kMostAnswerBytes, " bytes"));
 }
 
 // One connection.  Requests are answered one after the other: the next one is

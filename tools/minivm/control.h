@@ -62,6 +62,12 @@ class ControlServer {
 //         kInvalidArgument  the path is too long.
 absl::StatusOr<UniqueFd> connect_control(const std::string& path);
 
+// A request to it, and an answer from it without its end; blocking.
+// Errors: kUnavailable  the VM ended.
+//         kDataLoss     the answer is too long.
+absl::Status send_line(FdRef socket, const std::string& line);
+absl::StatusOr<std::string> receive_line(FdRef socket);
+
 }  // namespace vhost::minivm
 
 #endif  // TOOLS_MINIVM_CONTROL_H_

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tools/minivm/ctl.h"
 
-#include <sys/socket.h>
+#include <unistd.h>
 
-#include <array>
-#include <cerrno>
+#include <filesystem>
 #include <string>
+#include <system_error>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "tools/minivm/channel.h"
 #include "tools/minivm/control.h"
+#include "tools/minivm/ctl_progress.h"
 #include "tools/minivm/request.h"
 #include "tools/vhostctl/output.h"
 #include "vhostdev/status.h"
@@ -19,22 +20,26 @@ namespace {
 
 using ctl::Json;
 
-constexpr size_t kMostAnswerBytes = size_t{1} << 20;
+std::string absolute(const std::string& path) {
+  std::error_code error;
+  const std::filesystem::path out = std::filesystem::absolute(path, error);
+  return error ? path : out.string();
+}
 
-absl::StatusOr<std::string> read_line(FdRef fd) {
-  std::string out;
-  std::array<char, 4096> buffer;
-  while (out.size() <= kMostAnswerBytes) {
-    const ssize_t got = ::recv(fd.get(), buffer.data(), buffer.size(), 0);
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return errno_status(errno, "recv");
-    if (got == 0) return absl::UnavailableError("the VM ended");
-    out.append(buffer.data(), static_cast<size_t>(got));
-    const size_t end = out.find('\n');
-    if (end != std::string::npos) return out.substr(0, end);
+// What the VM needs to know besides what was typed: it looks up no names, and
+// has a folder of its own.
+absl::StatusOr<Request> settled(Request request) {
+  if (request.verb == Verb::kMigrate) {
+    const absl::StatusOr<ChannelAddress> to = parse_channel(request.to);
+    if (!to.ok()) return to.status();
+    absl::StatusOr<ChannelAddress> number = resolve(*to);
+    if (!number.ok()) return number.status();
+    // A relative socket is beside the caller.
+    if (!number->path.empty()) number->path = absolute(number->path);
+    request.to = to_string(*number);
   }
-  return absl::DataLossError(
-      absl::StrCat("an answer of more than ", kMostAnswerBytes, " bytes"));
+  if (request.verb == Verb::kSave) request.to = absolute(request.to);
+  return request;
 }
 
 // "name: value" lines, those of a member one step further in.
@@ -58,14 +63,17 @@ void append_text(const Json& value, const std::string& indent,
 }  // namespace
 
 absl::Status run_ctl(const CtlOptions& options) {
+  const absl::StatusOr<Request> request = settled(options.request);
+  if (!request.ok()) return request.status();
   const absl::StatusOr<UniqueFd> socket = connect_control(options.socket);
   if (!socket.ok()) return socket.status();
-  const std::string line = to_line(options.request);
-  if (::send(socket->get(), line.data(), line.size(), MSG_NOSIGNAL) !=
-      static_cast<ssize_t>(line.size())) {
-    return errno_status(errno, "send");
+  VHOST_RETURN_IF_ERROR(send_line(FdRef(*socket), to_line(*request)));
+  const bool moves =
+      request->verb == Verb::kMigrate || request->verb == Verb::kSave;
+  if (moves && (options.progress || ::isatty(STDERR_FILENO) == 1)) {
+    show_progress(options.socket, FdRef(*socket));
   }
-  const absl::StatusOr<std::string> answer = read_line(FdRef(*socket));
+  const absl::StatusOr<std::string> answer = receive_line(FdRef(*socket));
   if (!answer.ok()) return answer.status();
   Json document = Json::parse(*answer, nullptr, /*allow_exceptions=*/false);
   const auto ok = document.is_object() ? document.find("ok") : document.end();

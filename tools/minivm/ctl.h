@@ -7,7 +7,8 @@
 
 namespace vhost::minivm {
 
-// `minivm ctl`: asks a VM that runs, waits for its answer and prints it.
+// `minivm ctl`: asks a VM that runs, waits for its answer and prints it.  On a
+// terminal, or if asked, it shows how a migration goes on meanwhile.
 // Errors: kUnavailable  nobody listens there, or nobody answers any more.
 //         kDataLoss     the answer is none.
 //         what the VM answered.

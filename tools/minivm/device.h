@@ -3,6 +3,7 @@
 #define TOOLS_MINIVM_DEVICE_H_
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -10,6 +11,7 @@
 #include "tools/minivm/guest.h"
 #include "tools/vhostctl/output.h"
 #include "vhostdev/dma_memory.h"
+#include "vhostdev/migration.h"
 #include "vhostdev/status.h"
 #include "vhostdev/vhost_dev.h"
 
@@ -33,6 +35,10 @@ class Device {
   virtual absl::Status set_masked(uint32_t queue, bool masked) = 0;
 
   virtual ctl::Json stats() = 0;
+
+  // As a migration sees it; the device outlives the result.  Null: it cannot
+  // be moved.
+  virtual std::unique_ptr<MigrationDevice> migration() { return nullptr; }
 };
 
 // Whether a `stop` of `dev` that was not OK leaves nobody who could write to

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "tools/minivm/driver_migration.h"
 #include "tools/minivm/report.h"
 #include "vhostdev/features.h"
 #include "vhostdev/status.h"
@@ -54,12 +55,14 @@ absl::StatusOr<std::unique_ptr<DriverDevice>> DriverDevice::create(
       new DriverDevice(context, memory, name, options, *std::move(backend)));
 }
 
-absl::Status DriverDevice::connect() {
+FeatureSet DriverDevice::wanted_features() const {
+  if (!options_.net) return kBlkWantedFeatures;
   // One pair, and no control queue to ask for more.
-  const FeatureSet net_features =
-      kNetWantedFeatures - FeatureSet{kNetFeatureMq, kNetFeatureCtrlVq};
-  return driver_.reset(options_.net ? net_features : kBlkWantedFeatures)
-      .status();
+  return kNetWantedFeatures - FeatureSet{kNetFeatureMq, kNetFeatureCtrlVq};
+}
+
+absl::Status DriverDevice::connect() {
+  return driver_.reset(wanted_features()).status();
 }
 
 absl::Status DriverDevice::load(const Workload& workload,
@@ -164,6 +167,10 @@ void DriverDevice::resume(Completion done) {
 absl::Status DriverDevice::set_masked(uint32_t, bool) {
   return absl::UnimplementedError(absl::StrCat(
       name(), ": the guest is a driver in this process: it has no vectors"));
+}
+
+std::unique_ptr<MigrationDevice> DriverDevice::migration() {
+  return make_driver_migration(*this);
 }
 
 ctl::Json DriverDevice::stats() {

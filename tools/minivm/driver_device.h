@@ -47,6 +47,8 @@ class DriverDevice final : public Device {
   bool is_net() const { return options_.net; }
   const DeviceOptions& options() const { return options_; }
   VirtioDriver& driver() { return driver_; }
+  // What the driver accepts, where it is offered.
+  FeatureSet wanted_features() const;
   const BlkConfig& config() const { return config_; }
   BlkClient::Options blk_options() const;
   NetClient::Options net_options() const;
@@ -58,6 +60,7 @@ class DriverDevice final : public Device {
   void resume(Completion done) override;
   absl::Status set_masked(uint32_t queue, bool masked) override;
   ctl::Json stats() override;
+  std::unique_ptr<MigrationDevice> migration() override;
 
  private:
   DriverDevice(VhostContext& context, DmaMemory& memory,

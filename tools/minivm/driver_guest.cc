@@ -180,8 +180,11 @@ class DriverPlatform final : public Platform {
         options.workload);
   }
 
-  absl::Status connect(const RunOptions& options) {
-    return make(options, [](DriverDevice& device) { return device.connect(); });
+  // For a guest that is to be loaded.
+  absl::Status wait(const RunOptions& options, bool connect) {
+    return make(options, [connect](DriverDevice& device) {
+      return connect ? device.connect() : absl::OkStatus();
+    });
   }
 
   std::vector<Device*> devices() override {
@@ -240,9 +243,10 @@ absl::StatusOr<std::unique_ptr<Platform>> make_driver_platform(
 }
 
 absl::StatusOr<std::unique_ptr<Platform>> make_incoming_driver_platform(
-    VhostContext& context, AddressSpace& memory, const RunOptions& options) {
+    VhostContext& context, AddressSpace& memory, const RunOptions& options,
+    bool connect) {
   auto out = std::make_unique<DriverPlatform>(context, memory);
-  VHOST_RETURN_IF_ERROR(out->connect(options));
+  VHOST_RETURN_IF_ERROR(out->wait(options, connect));
   return out;
 }
 

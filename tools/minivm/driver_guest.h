@@ -74,10 +74,12 @@ absl::StatusOr<std::unique_ptr<Platform>> make_driver_platform(
     VhostContext& context, AddressSpace& memory, const RunOptions& options);
 
 // The same for a guest that comes from another process: the devices are
-// connected, and the guest is to be loaded (Guest::load), when its memory is
-// there (Platform::driver_memory).  The workload of `options` is not looked at.
+// connected, or will be by whoever resets them (without `connect`), and the
+// guest is to be loaded (Guest::load), when its memory is there
+// (Platform::driver_memory).  The workload of `options` is not looked at.
 absl::StatusOr<std::unique_ptr<Platform>> make_incoming_driver_platform(
-    VhostContext& context, AddressSpace& memory, const RunOptions& options);
+    VhostContext& context, AddressSpace& memory, const RunOptions& options,
+    bool connect = true);
 
 }  // namespace vhost::minivm
 

@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <memory>
 #include <span>
+#include <string>
 #include <utility>
 #include <variant>
 
@@ -71,6 +72,13 @@ absl::Status run(const RunOptions& options) {
       vm.finish();
     }
   });
+  if (!vm.incoming_address().empty()) {
+    const std::string where =
+        absl::StrCat("minivm: incoming: ", vm.incoming_address(), "\n");
+    // There is nobody to tell that standard error is closed.
+    ctl::write_full(FdRef(STDERR_FILENO), std::as_bytes(std::span(where)))
+        .IgnoreError();
+  }
   bool over = false;
   vm.start([&over] { over = true; });
   while (!over) VHOST_RETURN_IF_ERROR((*main)->turn());

@@ -11,6 +11,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "tools/minivm/layout.h"
+#include "tools/minivm/options_ctl.h"
 #include "tools/vhostctl/output.h"
 #include "tools/vhostctl/pattern.h"
 #include "tools/vhostctl/values.h"
@@ -31,22 +32,9 @@ constexpr uint64_t kMostDepth = 1024;
 // Source: linux/if.h, IFNAMSIZ.
 constexpr size_t kMostInterfaceName = 15;
 
-template <typename... Parts>
-absl::Status wrong(const Parts&... parts) {
-  return absl::InvalidArgumentError(absl::StrCat(parts...));
-}
-
-template <typename Field, typename T>
-absl::Status store(Field& field, const absl::StatusOr<T>& value) {
-  if (value.ok()) field = static_cast<Field>(*value);
-  return value.status();
-}
-
-absl::Status store_path(std::string& field, absl::string_view path) {
-  if (path.empty()) return wrong("the path is empty");
-  field = std::string(path);
-  return absl::OkStatus();
-}
+using options::store;
+using options::store_path;
+using options::wrong;
 
 absl::Status store_switch(bool& field, absl::string_view text) {
   if (text != "on" && text != "off") {
@@ -54,6 +42,12 @@ absl::Status store_switch(bool& field, absl::string_view text) {
   }
   field = text == "on";
   return absl::OkStatus();
+}
+
+absl::Status store_optional(std::optional<ChannelAddress>& field,
+                            const absl::StatusOr<ChannelAddress>& value) {
+  if (value.ok()) field = *value;
+  return value.status();
 }
 
 // "a=1,b" as pairs; a name without "=" has no value.
@@ -168,7 +162,7 @@ struct OptionSpec {
   absl::Status (*set)(RunOptions& out, absl::string_view value);
 };
 
-constexpr std::array<OptionSpec, 15> kRunOptions = {{
+constexpr std::array<OptionSpec, 17> kRunOptions = {{
     {"memory", "SIZE", "RAM, such as 64M (needed)", set_memory},
     {"hugepages", nullptr, "RAM of huge pages of 2 MiB",
      [](RunOptions& out, absl::string_view) {
@@ -202,7 +196,18 @@ constexpr std::array<OptionSpec, 15> kRunOptions = {{
      "what the guest does: it writes, reads and compares, or only reads "
      "(default: verify, until it is told to quit)",
      [](RunOptions& out, absl::string_view text) {
+       out.workload_given = true;
        return store(out.workload, parse_workload(text));
+     }},
+    {"incoming", "tcp:HOST:PORT|unix:PATH",
+     "wait there for a guest that moves (minivm ctl migrate), and run it; port "
+     "0 is any, and told on standard error",
+     [](RunOptions& out, absl::string_view text) {
+       return store_optional(out.incoming, parse_channel(text));
+     }},
+    {"restore", "FILE", "run the guest that minivm ctl save put there",
+     [](RunOptions& out, absl::string_view text) {
+       return store_path(out.restore, text);
      }},
     {"control", "PATH", "listen there for `minivm ctl`",
      [](RunOptions& out, absl::string_view text) {
@@ -237,13 +242,42 @@ std::string help_text() {
       "usage:\n"
       "  minivm run --memory SIZE --guest driver|payload [OPTION...]\n"
       "      runs a virtual machine whose guest verifies its disks and nets\n"
+      "      or, with --incoming or --restore, one that moves here: memory "
+      "and\n"
+      "      devices as there, and the workload goes on\n"
       "  minivm ctl PATH status|stats|resume|quit [--json]\n"
-      "  minivm ctl PATH pause [--devices] [--json]\n"
+      "  minivm ctl PATH pause [--devices [--no-drain]] [--json]\n"
       "  minivm ctl PATH add-memory SIZE [--json]\n"
       "  minivm ctl PATH remove-memory ID [--json]\n"
       "  minivm ctl PATH mask|unmask DEVICE QUEUE [--json]\n"
       "      asks one that runs; PATH is its --control.  The payload takes a\n"
       "      vector that stays masked for 2 s for lost interrupts\n"
+      "  minivm ctl PATH migrate tcp:HOST:PORT|unix:PATH [MOVE...] [--json]\n"
+      "      moves the guest to a minivm run --incoming, while it runs.  Exit\n"
+      "      status 0: it runs there, and the one asked ends; else it goes on\n"
+      "      here, or the error says where it is\n"
+      "  minivm ctl PATH save FILE [MOVE...] [--json]\n"
+      "      the same into a file, for minivm run --restore; the one asked "
+      "ends\n"
+      "  minivm ctl PATH cancel [--json]\n"
+      "      ends a migration; the guest goes on here\n"
+      "  minivm ctl PATH take-over [--json]\n"
+      "      after a connection was lost at the very end, so that nobody "
+      "knows\n"
+      "      who has the guest: the other side does not run it and never "
+      "will.\n"
+      "      It goes on here\n"
+      "options of migrate and save (MOVE):\n"
+      "  --bandwidth BYTES  per second, while the guest runs (default: all)\n"
+      "  --downtime MS      to aim at (default: 300)\n"
+      "  --compare          compare all of memory before the guest goes on\n"
+      "  --no-drain         take devices with their requests in flight: the "
+      "guest\n"
+      "                     is not asked to let them complete.  Where a "
+      "back-end\n"
+      "                     keeps no inflight area the stop may then fail\n"
+      "  --progress         a line of progress on standard error, terminal or "
+      "not\n"
       "options of run:\n";
   for (const OptionSpec& spec : kRunOptions) {
     absl::StrAppend(&out, "  --", spec.name, spec.value == nullptr ? "" : " ",
@@ -261,6 +295,16 @@ absl::Status check(const RunOptions& options) {
   if (!options.guest.has_value()) return wrong("--guest is needed");
   if (options.devices.empty()) return wrong("--disk or --net is needed");
   const bool driver = *options.guest == GuestKind::kDriver;
+  const bool comes = options.incoming.has_value() || !options.restore.empty();
+  if (comes && !driver) {
+    return wrong("--incoming and --restore need --guest driver");
+  }
+  if (options.incoming.has_value() && !options.restore.empty()) {
+    return wrong("--incoming or --restore, not both");
+  }
+  if (comes && options.workload_given) {
+    return wrong("--workload: the guest that comes brings its own");
+  }
   if (driver && !options.payload.empty()) {
     return wrong("--payload needs --guest payload");
   }
@@ -330,59 +374,6 @@ absl::StatusOr<CommandLine> parse_run(std::vector<char*> args) {
   return out;
 }
 
-// The operands of a verb.
-absl::Status set_operands(Request& request,
-                          std::span<const absl::string_view> operands) {
-  constexpr uint64_t kAny = std::numeric_limits<uint64_t>::max();
-  const auto expect = [&](size_t count, const char* what) {
-    return operands.size() == count
-               ? absl::OkStatus()
-               : wrong(to_string(request.verb), ": ", what, " expected");
-  };
-  switch (request.verb) {
-    case Verb::kAddMemory:
-      VHOST_RETURN_IF_ERROR(expect(1, "SIZE is"));
-      return store(request.size, parse_bytes(operands[0]));
-    case Verb::kRemoveMemory:
-      VHOST_RETURN_IF_ERROR(expect(1, "ID is"));
-      return store(request.id, parse_number(operands[0], 0, kAny));
-    case Verb::kMask:
-    case Verb::kUnmask:
-      VHOST_RETURN_IF_ERROR(expect(2, "DEVICE and QUEUE are"));
-      request.device = std::string(operands[0]);
-      return store(request.queue, parse_number(operands[1], 0, kMaxQueues - 1));
-    default:
-      return expect(0, "no argument is");
-  }
-}
-
-absl::StatusOr<CommandLine> parse_ctl(std::span<char* const> args) {
-  CtlOptions out;
-  bool devices = false;
-  std::vector<absl::string_view> words;
-  for (const absl::string_view arg : args) {
-    if (arg == "--help") return HelpText{help_text()};
-    if (arg == "--json") {
-      out.json = true;
-    } else if (arg == "--devices") {
-      devices = true;
-    } else if (!arg.empty() && arg[0] == '-') {
-      return wrong("unknown option ", arg);
-    } else {
-      words.push_back(arg);
-    }
-  }
-  if (words.size() < 2) return wrong("PATH and a command are missing");
-  VHOST_RETURN_IF_ERROR(store_path(out.socket, words[0]));
-  const absl::StatusOr<Verb> verb = verb_of(words[1]);
-  if (!verb.ok()) return verb.status();
-  out.request.verb = *verb;
-  if (devices && *verb != Verb::kPause) return wrong("--devices needs pause");
-  out.request.devices = devices;
-  VHOST_RETURN_IF_ERROR(set_operands(out.request, std::span(words).subspan(2)));
-  return out;
-}
-
 absl::StatusOr<CommandLine> parse(std::span<char* const> argv) {
   if (argv.size() < 2) return wrong("a command is missing");
   const absl::string_view command = argv[1];
@@ -390,7 +381,12 @@ absl::StatusOr<CommandLine> parse(std::span<char* const> argv) {
   if (command == "run") {
     return parse_run(std::vector<char*>(argv.begin() + 1, argv.end()));
   }
-  if (command == "ctl") return parse_ctl(argv.subspan(2));
+  if (command == "ctl") {
+    if (options::wants_help(argv.subspan(2))) return HelpText{help_text()};
+    const absl::StatusOr<CtlOptions> ctl = options::parse_ctl(argv.subspan(2));
+    if (!ctl.ok()) return ctl.status();
+    return *ctl;
+  }
   return wrong("unknown command or option \"", command, "\"");
 }
 

@@ -11,6 +11,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "tools/minivm/channel.h"
 #include "tools/minivm/request.h"
 #include "tools/minivm/workload.h"
 #include "vhostdev/vhost_dev.h"
@@ -47,6 +48,10 @@ struct RunOptions {
   // Disks and nets, each in the order given: disk0, disk1, net0.
   std::vector<DeviceOptions> devices;
   Workload workload;
+  bool workload_given = false;
+  // Where a guest comes in; empty: it has one of its own, or of a file.
+  std::optional<ChannelAddress> incoming;
+  std::string restore;   // The file that a guest was saved in; empty: none.
   std::string control;   // The socket of `minivm ctl`; empty: none.
   std::string dump_dtb;  // The file the device tree goes to; empty: none.
   bool json = false;
@@ -60,6 +65,7 @@ struct CtlOptions {
   std::string socket;
   Request request;
   bool json = false;
+  bool progress = false;  // Of a migration, terminal or not.
 };
 
 struct HelpText {

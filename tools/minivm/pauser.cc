@@ -24,13 +24,6 @@ struct Pauser::Impl : std::enable_shared_from_this<Pauser::Impl> {
     };
   }
 
-  bool must_hold() const {
-    return std::any_of(devices.begin(), devices.end(), [](Device* device) {
-      return device->dev().traits().base_after_stop ==
-             BaseAfterStop::kMayBeUndrained;
-    });
-  }
-
   void finish(State to, absl::Status status) {
     state = to;
     std::exchange(done, nullptr)(std::move(status));
@@ -62,6 +55,14 @@ Pauser::~Pauser() = default;
 Pauser::State Pauser::state() const { return impl_->state; }
 bool Pauser::devices_paused() const { return impl_->paused != 0; }
 
+bool Pauser::must_hold() const {
+  return std::any_of(impl_->devices.begin(), impl_->devices.end(),
+                     [](Device* device) {
+                       return device->dev().traits().base_after_stop ==
+                              BaseAfterStop::kMayBeUndrained;
+                     });
+}
+
 absl::string_view Pauser::state_name() const {
   switch (impl_->state) {
     case State::kRunning:
@@ -76,7 +77,7 @@ absl::string_view Pauser::state_name() const {
   return "";
 }
 
-void Pauser::pause(bool devices, Completion done) {
+void Pauser::pause(bool devices, bool hold, Completion done) {
   Impl& impl = *impl_;
   if (impl.state != State::kRunning) {
     return done(absl::FailedPreconditionError(
@@ -86,7 +87,7 @@ void Pauser::pause(bool devices, Completion done) {
   impl.done = std::move(done);
   impl.with_devices = devices;
   impl.failure = absl::OkStatus();
-  impl.held = devices && impl.must_hold();
+  impl.held = hold;
   if (impl.held) return impl.guest.hold(impl.then(&Impl::held_now));
   impl.held_now(absl::OkStatus());
 }

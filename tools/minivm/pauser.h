@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -29,9 +30,17 @@ class Pauser {
   // Completions are destroyed uncalled.
   ~Pauser();
 
+  // Whether some device's back-end is of that kind.
+  bool must_hold() const;
+
+  // `hold`: the guest is asked first to submit nothing; without it, if it must
+  // be, for its devices.
   // Errors: kFailedPrecondition  not running.
   //         of the step that failed; what was done is undone.
-  void pause(bool devices, Completion done);
+  void pause(bool devices, bool hold, Completion done);
+  void pause(bool devices, Completion done) {
+    pause(devices, devices && must_hold(), std::move(done));
+  }
   // Errors: kFailedPrecondition  not paused.
   //         of a device that does not start; it stays paused.
   void resume(Completion done);

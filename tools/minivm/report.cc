@@ -38,6 +38,7 @@ Json report_json(const WorkloadReport& report) {
   Json out = Json::object();
   out["faults"] = report.total_faults();
   out["state"] = report.state;
+  if (report.moved) out["moved"] = true;
   out["reads"] = report.reads;
   out["writes"] = report.writes;
   out["verified"] = report.verified;

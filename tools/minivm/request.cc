@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "absl/strings/str_cat.h"
+#include "tools/minivm/channel.h"
 #include "vhostdev/status.h"
 #include "vhostdev/vring.h"
 
@@ -14,14 +15,14 @@ namespace {
 using ctl::Json;
 
 // What a request of a verb has besides "command".
-enum class Fields : uint8_t { kNone, kDevices, kSize, kId, kQueue };
+enum class Fields : uint8_t { kNone, kDevices, kSize, kId, kQueue, kMove };
 
 struct VerbSpec {
   Verb verb;
   const char* name;
   Fields fields;
 };
-constexpr std::array<VerbSpec, 9> kVerbs = {{
+constexpr std::array<VerbSpec, 13> kVerbs = {{
     {Verb::kStatus, "status", Fields::kNone},
     {Verb::kPause, "pause", Fields::kDevices},
     {Verb::kResume, "resume", Fields::kNone},
@@ -31,6 +32,10 @@ constexpr std::array<VerbSpec, 9> kVerbs = {{
     {Verb::kUnmask, "unmask", Fields::kQueue},
     {Verb::kStats, "stats", Fields::kNone},
     {Verb::kQuit, "quit", Fields::kNone},
+    {Verb::kMigrate, "migrate", Fields::kMove},
+    {Verb::kSave, "save", Fields::kMove},
+    {Verb::kCancel, "cancel", Fields::kNone},
+    {Verb::kTakeOver, "take-over", Fields::kNone},
 }};
 
 const VerbSpec& spec_of(Verb verb) { return kVerbs[static_cast<size_t>(verb)]; }
@@ -62,6 +67,11 @@ class Reader {
     }
     out = *got;
     return absl::OkStatus();
+  }
+
+  // As it was if it is not there.
+  absl::Status optional_number(const char* name, uint64_t max, uint64_t& out) {
+    return object_.contains(name) ? number(name, max, out) : absl::OkStatus();
   }
 
   // False if it is not there.
@@ -97,6 +107,31 @@ class Reader {
   size_t known_ = 0;
 };
 
+absl::Status check_target(const Request& request) {
+  if (request.verb == Verb::kMigrate) {
+    return annotate(parse_channel(request.to).status(), "request: \"to\"");
+  }
+  // A zero byte would end it for the system, not for us.
+  if (request.to.empty() || request.to[0] != '/' ||
+      request.to.find('\0') != std::string::npos) {
+    return absl::InvalidArgumentError(
+        "request: \"to\" is not an absolute path");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status read_move(Reader& reader, Request& out) {
+  constexpr uint64_t kAny = std::numeric_limits<uint64_t>::max();
+  VHOST_RETURN_IF_ERROR(reader.text("to", out.to));
+  VHOST_RETURN_IF_ERROR(check_target(out));
+  VHOST_RETURN_IF_ERROR(
+      reader.optional_number("bandwidth", kAny, out.bandwidth));
+  VHOST_RETURN_IF_ERROR(
+      reader.optional_number("downtime_ms", kMostDowntimeMs, out.downtime_ms));
+  VHOST_RETURN_IF_ERROR(reader.flag("no_drain", out.no_drain));
+  return reader.flag("compare", out.compare);
+}
+
 absl::Status read_fields(Reader& reader, Request& out) {
   constexpr uint64_t kAny = std::numeric_limits<uint64_t>::max();
   uint64_t queue = 0;
@@ -104,7 +139,8 @@ absl::Status read_fields(Reader& reader, Request& out) {
     case Fields::kNone:
       return absl::OkStatus();
     case Fields::kDevices:
-      return reader.flag("devices", out.devices);
+      VHOST_RETURN_IF_ERROR(reader.flag("devices", out.devices));
+      return reader.flag("no_drain", out.no_drain);
     case Fields::kSize:
       return reader.number("size", kAny, out.size);
     case Fields::kId:
@@ -114,6 +150,8 @@ absl::Status read_fields(Reader& reader, Request& out) {
       VHOST_RETURN_IF_ERROR(reader.number("queue", kMaxQueues - 1, queue));
       out.queue = static_cast<uint32_t>(queue);
       return absl::OkStatus();
+    case Fields::kMove:
+      return read_move(reader, out);
   }
   return absl::InternalError("a verb without fields");
 }
@@ -167,6 +205,7 @@ std::string to_line(const Request& request) {
       break;
     case Fields::kDevices:
       document["devices"] = request.devices;
+      if (request.no_drain) document["no_drain"] = true;
       break;
     case Fields::kSize:
       document["size"] = request.size;
@@ -177,6 +216,13 @@ std::string to_line(const Request& request) {
     case Fields::kQueue:
       document["device"] = request.device;
       document["queue"] = request.queue;
+      break;
+    case Fields::kMove:
+      document["to"] = request.to;
+      document["bandwidth"] = request.bandwidth;
+      document["downtime_ms"] = request.downtime_ms;
+      document["no_drain"] = request.no_drain;
+      document["compare"] = request.compare;
       break;
   }
   return dump(document);

@@ -21,6 +21,9 @@ namespace vhost::minivm {
 //   {"command":"add-memory","size":1048576}   {"ok":true,"id":1,...}
 //   {"command":"remove-memory","id":1}
 //                                        {"ok":false,"error":"NOT_FOUND: ..."}
+//   {"command":"migrate","to":"tcp:10.0.0.2:4444","downtime_ms":300}
+//                                        {"ok":true,"downtime_ms":14.2,...}
+//   {"command":"save","to":"/var/vm.state"}
 enum class Verb : uint8_t {
   kStatus,
   kPause,
@@ -31,6 +34,10 @@ enum class Verb : uint8_t {
   kUnmask,
   kStats,
   kQuit,
+  kMigrate,
+  kSave,
+  kCancel,
+  kTakeOver,
 };
 absl::string_view to_string(Verb verb);  // "remove-memory"
 // Errors: kInvalidArgument  there is none of that name.
@@ -44,8 +51,21 @@ struct Request {
   std::string device;    // Mask, unmask: "disk0".
   uint32_t queue = 0;    // Mask, unmask.
 
+  // Pause with devices, migrate, save: the guest is not asked to let what is in
+  // flight complete.
+  bool no_drain = false;
+  // Migrate: an address (channel.h) with a number for a host.  Save: a path
+  // from the root on.
+  std::string to = {};
+  uint64_t bandwidth = 0;    // Migrate, save: bytes per second; 0: all.
+  uint64_t downtime_ms = 0;  // Migrate: to aim at; 0: the default.
+  bool compare = false;      // Migrate, save: all of memory, at the end.
+
   friend bool operator==(const Request&, const Request&) = default;
 };
+
+// Most milliseconds of downtime to aim at: an hour.
+inline constexpr uint64_t kMostDowntimeMs = 3'600'000;
 
 // Bytes of a line, at most, without its end.
 inline constexpr size_t kMostRequestBytes = 4096;

@@ -9,25 +9,13 @@
 #include "tools/minivm/driver_guest.h"
 #include "tools/minivm/files.h"
 #include "tools/minivm/kvm_platform.h"
-#include "tools/minivm/report.h"
 #include "vhostdev/status.h"
 
 namespace vhost::minivm {
 namespace {
 
-using ctl::Json;
-
 constexpr Duration kProgressInterval = std::chrono::milliseconds(500);
 constexpr Duration kNoProgress = std::chrono::seconds(60);
-
-Json piece_json(const GuestMemory::Piece& piece) {
-  Json out = Json::object();
-  out["id"] = piece.id;
-  out["address"] = piece.gpa;
-  out["size"] = piece.size;
-  if (piece.removing) out["removing"] = true;
-  return out;
-}
 
 // Grows whenever the guest gets on.
 uint64_t progress_of(const WorkloadReport& report) {
@@ -52,6 +40,9 @@ Vm::Vm(EventLoop& loop, const RunOptions& options)
 
 Vm::~Vm() {
   control_ = nullptr;
+  // A migration is dropped where it stands.
+  outgoing_ = nullptr;
+  incoming_ = nullptr;
   // Nobody is told any more.
   ended_ = nullptr;
   if (platform_ != nullptr) platform_->guest().kill();
@@ -70,12 +61,81 @@ absl::Status Vm::build() {
     VHOST_RETURN_IF_ERROR(write_file(options_.dump_dtb, *tree));
   }
   VHOST_RETURN_IF_ERROR(memory_.create(options_.memory));
-  absl::StatusOr<std::unique_ptr<Platform>> platform =
-      payload ? make_kvm_platform(context_, address_space_, options_, *tree)
-              : make_driver_platform(context_, address_space_, options_);
+  const auto make = [&] {
+    if (payload) {
+      return make_kvm_platform(context_, address_space_, options_, *tree);
+    }
+    return comes() ? make_incoming_driver_platform(context_, address_space_,
+                                                   options_)
+                   : make_driver_platform(context_, address_space_, options_);
+  };
+  absl::StatusOr<std::unique_ptr<Platform>> platform = make();
   if (!platform.ok()) return platform.status();
-  platform_ = *std::move(platform);
+  take_platform(*std::move(platform));
+  VHOST_RETURN_IF_ERROR(build_incoming());
+  return build_control();
+}
+
+bool Vm::comes() const {
+  return options_.incoming.has_value() || !options_.restore.empty();
+}
+
+// ORDER: what uses the old one goes first.
+void Vm::take_platform(std::unique_ptr<Platform> platform) {
+  outgoing_ = nullptr;
+  pauser_ = nullptr;
+  platform_ = std::move(platform);
   pauser_ = std::make_unique<Pauser>(platform_->guest(), platform_->devices());
+  outgoing_ = std::make_unique<Outgoing>(context_, migration_parts(),
+                                         [this] { migrated(); });
+}
+
+absl::StatusOr<VmMigration::Parts> Vm::renew() {
+  if (!std::exchange(used_, true)) return migration_parts();
+  absl::StatusOr<std::unique_ptr<Platform>> platform =
+      make_incoming_driver_platform(context_, address_space_, options_,
+                                    /*connect=*/false);
+  if (!platform.ok()) return platform.status();
+  take_platform(*std::move(platform));
+  for (const GuestMemory::Piece& piece : memory_.pieces()) {
+    if (piece.id != 0) memory_.remove(piece.id, [](const absl::Status&) {});
+  }
+  return migration_parts();
+}
+
+bool Vm::has_copy() const {
+  if (incoming_ == nullptr || started_) return false;
+  const MigrationOutcome outcome = incoming_->outcome();
+  return outcome == MigrationOutcome::kUnknown ||
+         outcome == MigrationOutcome::kStuck;
+}
+
+VmMigration::Parts Vm::migration_parts() {
+  return {.loop = loop_,
+          .memory = address_space_,
+          .pieces = memory_,
+          .platform = *platform_,
+          .pauser = *pauser_};
+}
+
+absl::Status Vm::build_incoming() {
+  if (!comes()) return absl::OkStatus();
+  absl::StatusOr<std::unique_ptr<Incoming>> incoming = Incoming::create(
+      context_, options_,
+      {.renew = [this] { return renew(); },
+       .start_guest = [this] { return run_guest(); },
+       .arrived =
+           [this] {
+             started_ = true;
+             go_on_finishing();
+           },
+       .failed = [this](const absl::Status& why) { did_not_arrive(why); }});
+  if (!incoming.ok()) return incoming.status();
+  incoming_ = *std::move(incoming);
+  return absl::OkStatus();
+}
+
+absl::Status Vm::build_control() {
   if (options_.control.empty()) return absl::OkStatus();
   absl::StatusOr<std::unique_ptr<ControlServer>> control =
       ControlServer::listen(
@@ -92,6 +152,7 @@ void Vm::start(absl::AnyInvocable<void()> ended) {
   ended_ = std::move(ended);
   loop_.post([this, alive = std::weak_ptr(alive_)] {
     if (alive.expired()) return;
+    if (incoming_ != nullptr) return incoming_->begin();
     platform_->prepare(
         [this](const absl::Status& prepared) { start_guest(prepared); });
   });
@@ -100,21 +161,54 @@ void Vm::start(absl::AnyInvocable<void()> ended) {
 void Vm::start_guest(const absl::Status& prepared) {
   if (over_) return;
   absl::Status started = prepared;
-  if (started.ok()) {
-    started = platform_->guest().start([this] { guest_ended(); });
-  }
+  if (started.ok()) started = run_guest();
   if (!started.ok()) return kill(annotate(started, "start"));
   started_ = true;
   go_on_finishing();
 }
 
+absl::Status Vm::run_guest() {
+  return platform_->guest().start([this] { guest_ended(); });
+}
+
 void Vm::guest_ended() {
+  guest_over_ = true;
+  // One that cannot be cancelled any more has the end of the guest with it.
+  if (outgoing_->busy()) return outgoing_->cancel().IgnoreError();
+  if (outgoing_->has_guest()) end();
+}
+
+void Vm::end() {
   over_ = true;
   progress_timer_ = nullptr;
   if (ended_) std::exchange(ended_, nullptr)();
 }
 
+void Vm::migrated() {
+  if (over_) return;
+  if (outgoing_->outcome() == MigrationOutcome::kMoved) {
+    moved_ = true;
+    platform_->guest().kill();
+    return end();
+  }
+  if (guest_over_ && outgoing_->has_guest()) return end();
+  go_on_finishing();
+}
+
+void Vm::did_not_arrive(const absl::Status& why) {
+  if (over_) return;
+  if (!options_.restore.empty()) return kill(annotate(why, "restore"));
+  ctl::print_error(annotate(why, "incoming"), "minivm");
+  if (finishing_) end();
+}
+
+std::string Vm::incoming_address() const {
+  return incoming_ == nullptr ? "" : incoming_->address();
+}
+
 void Vm::close() {
+  // Its devices are stopped, and another one's.
+  if (moved_) return;
   const absl::Status closed = platform_->close();
   if (!closed.ok() && failure_.empty()) {
     failure_ = annotate(closed, "stop").ToString();
@@ -124,6 +218,9 @@ void Vm::close() {
 WorkloadReport Vm::report() const {
   WorkloadReport out = platform_->guest().report();
   if (out.failure.empty()) out.failure = failure_;
+  out.moved = moved_;
+  if (moved_) out.state = "moved";
+  if (incoming_ != nullptr && !started_) out.state = "waiting";
   return out;
 }
 
@@ -135,13 +232,27 @@ void Vm::finish() {
   if (over_) return;
   if (finishing_) return kill(absl::CancelledError("asked twice to finish"));
   finishing_ = true;
+  if (has_copy()) {
+    return kill(absl::FailedPreconditionError(
+        "finish: a guest came that does not run, and perhaps does nowhere"));
+  }
+  if (incoming_ != nullptr && !started_) {
+    // What cannot be cancelled any more arrives, and finishes.
+    incoming_->cancel().IgnoreError();
+    if (!incoming_->busy()) return end();
+  }
+  if (outgoing_->busy()) outgoing_->cancel().IgnoreError();
   progress_at_ = loop_.now();
   watch_progress();
   go_on_finishing();
 }
 
 void Vm::go_on_finishing() {
-  if (!finishing_ || !started_ || over_) return;
+  if (!finishing_ || !started_ || over_ || outgoing_->busy()) return;
+  if (!outgoing_->has_guest()) {
+    return kill(absl::FailedPreconditionError(
+        "finish: the guest may run at the destination, or cannot be started"));
+  }
   switch (pauser_->state()) {
     case Pauser::State::kRunning:
       return platform_->guest().finish();
@@ -158,7 +269,7 @@ void Vm::go_on_finishing() {
 
 void Vm::watch_progress() {
   const uint64_t now = progress_of(platform_->guest().report());
-  if (now != progress_) progress_at_ = loop_.now();
+  if (now != progress_ || outgoing_->busy()) progress_at_ = loop_.now();
   progress_ = now;
   if (loop_.now() - progress_at_ >= kNoProgress) {
     return kill(absl::DeadlineExceededError("finish: no progress for 60 s"));
@@ -170,124 +281,7 @@ void Vm::watch_progress() {
 void Vm::kill(const absl::Status& why) {
   if (failure_.empty()) failure_ = why.ToString();
   platform_->guest().kill();
-  if (!over_) guest_ended();
-}
-
-// ---------------------------------------------------------------------------
-// Control
-// ---------------------------------------------------------------------------
-
-Completion Vm::answering(ControlServer::Answer answer) {
-  return
-      [this, answer = std::move(answer)](const absl::Status& status) mutable {
-        if (status.ok()) {
-          answer(Json::object());
-        } else {
-          answer(status);
-        }
-        go_on_finishing();
-      };
-}
-
-void Vm::handle(const Request& request, ControlServer::Answer answer) {
-  if (over_) {
-    return answer(absl::FailedPreconditionError("the guest has ended"));
-  }
-  const bool moves =
-      request.verb == Verb::kPause || request.verb == Verb::kResume;
-  if (moves && !started_) {
-    return answer(absl::FailedPreconditionError("the guest starts"));
-  }
-  const auto reply = [&answer](const absl::Status& status) {
-    status.ok() ? answer(Json::object()) : answer(status);
-  };
-  switch (request.verb) {
-    case Verb::kStatus:
-      return answer(status());
-    case Verb::kStats:
-      return answer(stats());
-    case Verb::kPause:
-      return pauser_->pause(request.devices, answering(std::move(answer)));
-    case Verb::kResume:
-      return pauser_->resume(answering(std::move(answer)));
-    case Verb::kAddMemory:
-      return add_memory(request.size, std::move(answer));
-    case Verb::kRemoveMemory:
-      return remove_memory(request.id, std::move(answer));
-    case Verb::kMask:
-      return reply(set_masked(request, true));
-    case Verb::kUnmask:
-      return reply(set_masked(request, false));
-    case Verb::kQuit:
-      answer(Json::object());
-      return finish();
-  }
-}
-
-Json Vm::status() const {
-  Json out = Json::object();
-  out["state"] = finishing_ ? "finishing" : std::string(pauser_->state_name());
-  out["devices_paused"] = pauser_->devices_paused();
-  const WorkloadReport now = report();
-  out["guest"] = now.state;
-  out["faults"] = now.total_faults();
-  Json devices = Json::object();
-  for (Device* const device : platform_->devices()) {
-    devices[device->name()] = std::string(to_string(device->dev().state()));
-  }
-  out["devices"] = std::move(devices);
-  Json pieces = Json::array();
-  for (const GuestMemory::Piece& piece : memory_.pieces()) {
-    pieces.push_back(piece_json(piece));
-  }
-  out["memory"] = std::move(pieces);
-  return out;
-}
-
-Json Vm::stats() const {
-  Json out = Json::object();
-  out["exits"] = platform_->guest().exits();
-  out["free_memory_slots"] = context_.free_memory_slots();
-  Json devices = Json::object();
-  for (Device* const device : platform_->devices()) {
-    devices[device->name()] = device->stats();
-  }
-  out["devices"] = std::move(devices);
-  out["workload"] = report_json(report());
-  return out;
-}
-
-void Vm::add_memory(uint64_t size, ControlServer::Answer answer) {
-  memory_.add(size,
-              [answer = std::move(answer)](
-                  const absl::StatusOr<GuestMemory::Piece>& piece) mutable {
-                if (piece.ok()) {
-                  answer(piece_json(*piece));
-                } else {
-                  answer(piece.status());
-                }
-              });
-}
-
-void Vm::remove_memory(uint64_t id, ControlServer::Answer answer) {
-  memory_.remove(
-      id, [answer = std::move(answer)](const absl::Status& status) mutable {
-        if (status.ok()) {
-          answer(Json::object());
-        } else {
-          answer(status);
-        }
-      });
-}
-
-absl::Status Vm::set_masked(const Request& request, bool masked) {
-  for (Device* const device : platform_->devices()) {
-    if (device->name() == request.device) {
-      return device->set_masked(request.queue, masked);
-    }
-  }
-  return absl::NotFoundError(
-      absl::StrCat("no device ", ctl::printable(request.device)));
+  if (!over_) end();
 }
 
 }  // namespace vhost::minivm

@@ -47,6 +47,7 @@ struct WorkloadReport {
   uint64_t resets = 0;
   uint64_t in_doubt = 0;
   std::array<uint64_t, ctl::kBlockFaults> faults{};
+  bool moved = false;       // It goes on at another host, or is in a file.
   std::string first_fault;  // Empty: none.
   std::string failure;      // Why it could not go on; empty: it could.
 

@@ -3,14 +3,14 @@
 #
 # A real disk back-end, driven through the library and checked from both sides.
 #
-#   tools/demo.sh BIN_DIR
+#   tools/demo_disk.sh BIN_DIR
 #
 # BIN_DIR holds vhostctl and vhost-model-blk.  Exit status 0: everything that
 # was written was read back, through the device and in the file.
 set -euo pipefail
 
 if (($# != 1)); then
-  echo "usage: tools/demo.sh BIN_DIR" >&2
+  echo "usage: tools/demo_disk.sh BIN_DIR" >&2
   exit 2
 fi
 bin=$(cd "$1" && pwd)
