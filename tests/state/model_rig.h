@@ -69,11 +69,13 @@ class ModelRig {
               0);
     EXPECT_TRUE(model->connect(UniqueFd(ends[1])).ok());
     EXPECT_TRUE(model->start_thread().ok());
+    VhostDev::Options chosen;
+    chosen.name = "disk";
     dev = std::make_unique<VhostDev>(
         *vmm.context,
         make_vhost_user_ops(
             UseSocket{std::make_shared<UniqueFd>(UniqueFd(ends[0]))}),
-        guest_, binding_, events_, nullptr, VhostDev::Options{.name = "disk"});
+        guest_, binding_, events_, nullptr, chosen);
     const absl::Status status =
         run([this](Completion done) { dev->init(std::move(done)); });
     EXPECT_TRUE(status.ok()) << status;

@@ -253,8 +253,8 @@ TEST_F(ModelState, SeveralDevicesSaveAtTheSameTime) {
         sinks[i], rigs[i]->limits, [&](const absl::Status& status) {
           EXPECT_TRUE(status.ok()) << status;
           if (over++ > 0) return;
-          for (const auto& rig : rigs) {
-            began_before_the_first_was_over += rig->report().saves;
+          for (const auto& one : rigs) {
+            began_before_the_first_was_over += one->report().saves;
           }
         });
   }

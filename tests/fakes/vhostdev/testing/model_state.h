@@ -31,7 +31,7 @@ enum class ModelStateChannel : uint8_t { kTheirs, kPipe, kSocket, kFile };
 struct ModelStateOptions {
   bool offered = false;  // DEVICE_STATE.
   uint64_t size = 0;     // Of what is saved, and expected when loaded.
-  std::optional<std::string> bytes;
+  std::optional<std::string> bytes{};
   ModelStateChannel channel = ModelStateChannel::kTheirs;
   // How long it thinks before the first byte.
   std::chrono::nanoseconds delay{0};
