@@ -19,7 +19,7 @@ if(PROJECT_IS_TOP_LEVEL)
   if(VHOSTDEV_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
     set(CMAKE_CXX_COMPILER_LAUNCHER ${VHOSTDEV_CCACHE})
   endif()
-  # Links in a tenth of the time.
+  # Links in a quarter of the time: virtio_test 0.9 s instead of 3.3 s.
   find_program(VHOSTDEV_LLD ld.lld)
   if(VHOSTDEV_LLD)
     add_link_options(-fuse-ld=lld)

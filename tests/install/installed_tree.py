@@ -29,7 +29,7 @@ class Tree:
         self.work = build / "install"
         self.prefix = self.work / "tree"
 
-    def library_dir(self):
+    def libdir(self):
         return next(self.prefix.glob("**/libvhostdev.a")).parent
 
     def fresh(self, name):
@@ -51,7 +51,7 @@ class Tree:
 
     def pkg_config(self, *arguments):
         environment = dict(os.environ)
-        environment["PKG_CONFIG_PATH"] = str(self.library_dir() / "pkgconfig")
+        environment["PKG_CONFIG_PATH"] = str(self.libdir() / "pkgconfig")
         return run(["pkg-config", *arguments], env=environment).decode().split()
 
     def cmake(self, source, name, *options):
@@ -93,7 +93,7 @@ class Tree:
 
     def pkg_config_shared(self):
         flags = self.pkg_config("--cflags", "--libs", "vhostdev")
-        flags.append(f"-Wl,-rpath,{self.library_dir()}")
+        flags.append(f"-Wl,-rpath,{self.libdir()}")
         self.check(self.plain("pkg_config_shared", flags), True)
 
     def pkg_config_static(self):
@@ -110,7 +110,7 @@ class Tree:
         flags = self.pkg_config("--cflags", "--libs", "vhostdev-testing")
         program = self.fresh("testing_plain") / "use_testing"
         run([self.cxx, "-std=c++20", USE_TESTING / "main.cc", "-o", program,
-             *flags, f"-Wl,-rpath,{self.library_dir()}"])
+             *flags, f"-Wl,-rpath,{self.libdir()}"])
         run([program])
 
     def older_language(self):
