@@ -45,6 +45,12 @@ struct Channel::Impl : std::enable_shared_from_this<Channel::Impl> {
   bool has_pending() const {
     return options.writes && writer.pending_bytes() != 0;
   }
+  bool has_external() const {
+    return options.writes && writer.external_left() != 0;
+  }
+  uint64_t sent() const {
+    return writer.bytes() - writer.pending_bytes() - writer.external_left();
+  }
   bool wants_to_write() const;
   bool wants_to_read() const;
 
@@ -53,8 +59,10 @@ struct Channel::Impl : std::enable_shared_from_this<Channel::Impl> {
   void turn(IoEvents events);
   void write_turn();
   void refill();
+  absl::StatusOr<size_t> send_some(size_t most);
   void read_turn();
   bool take_records();
+  bool skip_rest();
   void ended();
   void closing_turn(IoEvents events);
   void fail(absl::Status why);
@@ -73,11 +81,15 @@ struct Channel::Impl : std::enable_shared_from_this<Channel::Impl> {
   bool more = true;  // fill() may have something.
   bool reading = true;
   bool expecting = false;
+  // Of a payload that is left in the channel.
+  bool external_watched = false;
+  bool skipping = false;
   bool read_all = false;     // The end came, and was allowed to.
   bool said_end = false;     // Closing: nothing more is sent.
   bool turn_posted = false;  // What cannot be watched has its turns so.
   RateLimit rate;
-  uint64_t sent = 0;
+  uint64_t sent_told = 0;    // To the handler.
+  uint64_t sent_before = 0;  // When it was looked at for silence.
   uint64_t received = 0;
   MonotonicTime last_sent;      // Or when there was something to send again.
   MonotonicTime last_received;  // Or when something was expected again.
@@ -106,7 +118,9 @@ Channel::Channel(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Channel::~Channel() { impl_->shut(); }
 
 StreamWriter& Channel::writer() { return impl_->writer; }
-uint64_t Channel::bytes_sent() const { return impl_->sent; }
+FdRef Channel::fd() const { return impl_->io.fd(); }
+StreamReader& Channel::reader() { return impl_->reader; }
+uint64_t Channel::bytes_sent() const { return impl_->sent(); }
 uint64_t Channel::bytes_received() const { return impl_->received; }
 bool Channel::failed() const { return impl_->state != Impl::State::kOpen; }
 
@@ -114,6 +128,29 @@ void Channel::wake() {
   if (!impl_->open()) return;
   if (impl_->writer.pending_bytes() == 0) impl_->last_sent = impl_->loop.now();
   impl_->more = true;
+  impl_->arm();
+}
+
+absl::StatusOr<bool> Channel::flush() {
+  while (impl_->has_pending()) {
+    const absl::StatusOr<size_t> out =
+        impl_->send_some(impl_->writer.pending_bytes());
+    if (!out.ok()) return out.status();
+    if (*out == 0) return false;
+  }
+  return true;
+}
+
+void Channel::watch_external() {
+  if (!impl_->open()) return;
+  impl_->external_watched = true;
+  impl_->last_received = impl_->loop.now();
+  impl_->arm();
+}
+
+void Channel::skip_external() {
+  if (!impl_->open() || impl_->reader.external_left() == 0) return;
+  impl_->skipping = true;
   impl_->arm();
 }
 
@@ -140,12 +177,14 @@ void Channel::set_bandwidth(uint64_t bytes_per_second) {
 bool Channel::Impl::wants_to_write() const {
   if (state == State::kClosing) return has_pending();
   return open() && options.writes && rate_timer == nullptr &&
-         (more || has_pending());
+         (more || has_pending() || has_external());
 }
 
 bool Channel::Impl::wants_to_read() const {
   if (state == State::kClosing) return options.reads;
-  return open() && reading && !read_all;
+  if (!open() || read_all) return false;
+  if (reader.external_left() != 0) return external_watched || skipping;
+  return reading;
 }
 
 // Watches for what there is to do, and for nothing else: who hung up is
@@ -186,6 +225,7 @@ void Channel::Impl::turn(IoEvents events) {
 }
 
 void Channel::Impl::refill() {
+  if (has_external()) return;
   for (int i = 0; i < kFills && more; ++i) {
     if (writer.pending_bytes() >= kLowWater) return;
     more = handler.fill != nullptr && handler.fill();
@@ -195,15 +235,13 @@ void Channel::Impl::refill() {
 
 void Channel::Impl::write_turn() {
   size_t left = kTurn;
-  const uint64_t before = sent;
   while (left != 0 && wants_to_write()) {
     refill();
     if (!open()) return;
-    std::span<const std::byte> bytes = writer.pending();
-    if (bytes.empty()) break;
+    if (!has_pending()) break;
     const MonotonicTime now = loop.now();
-    bytes = bytes.first(std::min({bytes.size(), left, rate.allowed(now)}));
-    if (bytes.empty()) {
+    const size_t most = std::min<size_t>(left, rate.allowed(now));
+    if (most == 0) {
       rate_timer = loop.timer(rate.next(now), [this] {
         rate_timer.reset();
         last_sent = loop.now();
@@ -211,7 +249,7 @@ void Channel::Impl::write_turn() {
       });
       break;
     }
-    const absl::StatusOr<size_t> out = io.send(bytes);
+    const absl::StatusOr<size_t> out = send_some(most);
     if (!out.ok()) {
       // The other side may have said why.
       reading = options.reads;
@@ -219,13 +257,21 @@ void Channel::Impl::write_turn() {
       return fail(out.status());
     }
     if (*out == 0) break;
-    writer.consume(*out);
     rate.spend(*out);
-    sent += *out;
     left -= *out;
-    last_sent = now;
   }
-  if (sent != before && open() && handler.sent != nullptr) handler.sent();
+  // What somebody else moved counts too.
+  const bool news = std::exchange(sent_told, sent()) != sent();
+  if ((news || has_external()) && handler.sent != nullptr) handler.sent();
+}
+
+absl::StatusOr<size_t> Channel::Impl::send_some(size_t most) {
+  const std::span<const std::byte> bytes = writer.pending();
+  const absl::StatusOr<size_t> out =
+      io.send(bytes.first(std::min(bytes.size(), most)));
+  if (!out.ok()) return out;
+  writer.consume(*out);
+  return out;
 }
 
 // False: no more for now.
@@ -247,9 +293,32 @@ bool Channel::Impl::take_records() {
   return false;
 }
 
+// The rest of a payload that nobody wants.  False: there is more, or an error.
+bool Channel::Impl::skip_rest() {
+  std::array<std::byte, 64 << 10> nowhere;
+  while (reader.external_left() != 0) {
+    const size_t most = std::min(nowhere.size(), reader.external_left());
+    const auto got = io.receive(std::span(nowhere).first(most));
+    if (!got.ok()) fail(got.status());
+    if (got.ok() && got->end) ended();
+    if (!got.ok() || got->end || got->bytes == 0) return false;
+    last_received = loop.now();
+    reader.external_moved(got->bytes);
+  }
+  skipping = false;
+  return true;
+}
+
 void Channel::Impl::read_turn() {
+  if (reader.external_left() != 0 && !skipping) {
+    if (!std::exchange(external_watched, false)) return;
+    last_received = loop.now();
+    return handler.external();
+  }
   for (size_t left = kTurn; left != 0;) {
+    if (skipping && !skip_rest()) return;
     if (!take_records()) return;
+    if (skipping) continue;
     std::span<std::byte> space = reader.space();
     space = space.first(std::min(space.size(), left));
     const absl::StatusOr<ChannelIo::Received> got = io.receive(space);
@@ -322,7 +391,6 @@ void Channel::Impl::closing_turn(IoEvents events) {
     if (!out.ok()) return shut();
     if (*out == 0) break;
     writer.consume(*out);
-    sent += *out;
   }
   if (!has_pending() && !std::exchange(said_end, true)) {
     if (!options.reads || read_all || is_file()) return shut();
@@ -349,7 +417,9 @@ void Channel::Impl::look_at_silence() {
   const MonotonicTime limit = loop.now() - options.silence;
   const double seconds = std::chrono::duration<double>(options.silence).count();
   const std::shared_ptr<Impl> self = shared_from_this();
-  if (wants_to_write() && has_pending() && last_sent <= limit) {
+  if (std::exchange(sent_before, sent()) != sent()) last_sent = loop.now();
+  const bool sending = has_pending() || has_external();
+  if (wants_to_write() && sending && last_sent <= limit) {
     return fail(absl::DeadlineExceededError(absl::StrCat(
         "channel: the other side took no byte for ", seconds, " s")));
   }

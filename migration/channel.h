@@ -32,8 +32,11 @@ class Channel {
     absl::AnyInvocable<bool()> fill;
     // A record came.  An error fails the channel.
     absl::AnyInvocable<absl::Status(const StreamRecord&)> record;
-    // Bytes left for the other side.
+    // Bytes left for the other side; or could, of a payload that somebody else
+    // moves (StreamWriter::begin_external).
     absl::AnyInvocable<void()> sent;
+    // See watch_external().
+    absl::AnyInvocable<void()> external;
     // It is over, once.  Nothing is called afterwards.
     //   kUnavailable       the other side is gone
     //   kDeadlineExceeded  silence
@@ -62,6 +65,17 @@ class Channel {
   StreamWriter& writer();
   // writer() has more to send, or fill() has.
   void wake();
+  // Sends what is pending now, as far as that goes; whether all of it is out.
+  absl::StatusOr<bool> flush();
+
+  // Payloads that somebody else moves, by splice: from there and to there.
+  FdRef fd() const;
+  StreamReader& reader();
+  // There are bytes of one to come: Handler::external is called once, when they
+  // do.
+  void watch_external();
+  // Nobody wants the rest of the one at the front.
+  void skip_external();
 
   // Whether records are read.  Bytes that came wait meanwhile, and silence is
   // no failure.

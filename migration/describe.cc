@@ -104,7 +104,8 @@ std::vector<DeviceManifest> describe_destination(
   for (size_t i = 0; i < devices.size(); ++i) {
     const BackendTraits& traits = devices[i]->dev().traits();
     DeviceManifest manifest = describe_device(*devices[i], i);
-    manifest.device_state = traits.has_device_state;
+    manifest.device_state =
+        traits.has_device_state && devices[i]->state() != State::kNone;
     const DeviceManifest* theirs = find_device(source, i);
     if (traits.has_inflight && theirs != nullptr) {
       manifest.inflight = theirs->inflight;

@@ -48,7 +48,9 @@ MigrationDestination::Impl::Impl(EventLoop& loop, VhostContext& context,
 
 void MigrationDestination::Impl::drop() {
   ++attempt_;
+  close_sources(absl::CancelledError("the migration was dropped"));
   limit_.reset();
+  stuck_.reset();
   channel_.reset();
   job_ = nullptr;
   done_ = nullptr;
@@ -112,7 +114,7 @@ void MigrationDestination::Impl::report() {
     p.zero_moved = zeros_;
     p.stream = channel_->bytes_received();
     for (const Device& entry : devices_) {
-      if (entry.state != nullptr) p.state_bytes += entry.state->bytes();
+      if (entry.state != nullptr) p.state_bytes += entry.state->given();
     }
   });
 }
@@ -134,8 +136,8 @@ void MigrationDestination::Impl::start(UniqueFd channel, From from,
   done_ = std::move(done);
   error_ = absl::OkStatus();
   outcome_ = Outcome::kNone;
-  channel_.reset();
   devices_.clear();
+  channel_.reset();
   blocks_.clear();
   guest_.clear();
   job_ = nullptr;
@@ -166,6 +168,9 @@ absl::Status MigrationDestination::Impl::open_channel(UniqueFd channel) {
     const std::shared_ptr<Impl> self = weak.lock();
     return self == nullptr ? absl::OkStatus() : self->take_record(record);
   };
+  handler.external = [weak] {
+    if (const std::shared_ptr<Impl> self = weak.lock()) self->external_ready();
+  };
   handler.failed = [weak](const absl::Status& why) {
     if (const std::shared_ptr<Impl> self = weak.lock()) self->fail(why);
   };
@@ -180,6 +185,9 @@ absl::Status MigrationDestination::Impl::open_channel(UniqueFd channel) {
   if (!opened.ok()) return opened.status();
   channel_ = *std::move(opened);
   channel_->set_reading(false);
+  // Where it is not hashed, state goes from the channel to the back-end as it
+  // comes, all but its length.
+  channel_->reader().pass_through(RecordType::kBackendState, 4);
   return absl::OkStatus();
 }
 

@@ -15,7 +15,7 @@
 #include "absl/strings/string_view.h"
 #include "migration/channel.h"
 #include "migration/progress_board.h"
-#include "migration/state_records.h"
+#include "migration/stream_state.h"
 #include "vhostdev/event_loop.h"
 #include "vhostdev/migration.h"
 
@@ -53,9 +53,11 @@ class MigrationDestination::Impl
     bool config_differs = false;
     std::optional<InflightLayout> layout;
     std::optional<InflightAssembler> inflight;
-    std::unique_ptr<RecordSource> state;
+    // Shared with the load that is under way.
+    std::shared_ptr<StreamStateSource> state;
     bool loading = false;
     bool discards = false;  // Its state is not wanted, or was refused.
+    bool stuck = false;     // Its back-end did not take what came.
     bool to_start = false;  // It ran at the source, and does not yet here.
     bool tried_again = false;
   };
@@ -107,6 +109,11 @@ class MigrationDestination::Impl
   absl::Status take_inflight(Device& entry, const StreamRecord& record);
   absl::Status take_state(size_t index, const StreamRecord& record);
   absl::Status begin_load(size_t index);
+  std::shared_ptr<StreamStateSource> make_source();
+  void external_ready();
+  void hold_up(size_t index);
+  void give_up_state(size_t index);
+  void close_sources(const absl::Status& why);
   void loaded(size_t index, absl::Status status);
   absl::Status take_guest(const StreamRecord& record);
   absl::Status take_state_end();
@@ -148,6 +155,7 @@ class MigrationDestination::Impl
   std::map<uint32_t, MigrationRam> blocks_;
   std::string guest_;  // The VMM's record, so far.
   std::unique_ptr<EventLoop::Timer> limit_;
+  std::unique_ptr<EventLoop::Timer> stuck_;  // While one holds all others up.
   size_t outstanding_ = 0;
   Job job_;
   bool state_complete_ = false;  // kStateEnd came.

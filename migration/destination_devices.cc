@@ -123,53 +123,101 @@ absl::Status MigrationDestination::Impl::take_state(
   if (entry.state == nullptr && !entry.discards) {
     VHOST_RETURN_IF_ERROR(begin_load(index));
   }
-  if (entry.discards) return absl::OkStatus();
-  if (record.type == RecordType::kBackendStateEnd) {
-    return entry.state->add_end(record.payload);
+  if (entry.discards) {
+    if (record.external != 0) channel_->skip_external();
+    return absl::OkStatus();
   }
-  VHOST_RETURN_IF_ERROR(entry.state->add(record.payload));
-  if (entry.state->has_enough()) channel_->set_reading(false);
+  VHOST_RETURN_IF_ERROR(entry.state->add(record));
+  if (entry.state->full()) hold_up(index);
   report();
   return absl::OkStatus();
+}
+
+// Until its back-end has taken some of it, nobody gets anything.
+void MigrationDestination::Impl::hold_up(size_t index) {
+  channel_->set_reading(false);
+  const std::weak_ptr<Impl> weak = weak_from_this();
+  devices_[index].state->on_room([weak] {
+    const std::shared_ptr<Impl> self = weak.lock();
+    if (self != nullptr) self->read_if_wanted();
+  });
+  stuck_ =
+      loop_.timer(loop_.now() + options_.timeouts.state / 2, [weak, index] {
+        const std::shared_ptr<Impl> self = weak.lock();
+        if (self != nullptr) self->give_up_state(index);
+      });
+}
+
+void MigrationDestination::Impl::give_up_state(size_t index) {
+  Device& entry = devices_[index];
+  if (!entry.loading || entry.stuck) return;
+  entry.stuck = true;
+  entry.device->dev().abandon_state();
 }
 
 absl::Status MigrationDestination::Impl::begin_load(size_t index) {
   Device& entry = devices_[index];
   VhostDev& dev = entry.device->dev();
-  if (entry.device->state() == State::kNone) {
-    return absl::DataLossError("a state, of a device that has none");
-  }
-  if (!dev.traits().has_device_state) {
+  // Unasked-for it is the source's optional one.
+  if (entry.device->state() == State::kNone || !dev.traits().has_device_state) {
     if (entry.device->state() == State::kNeeded) {
       return absl::UnimplementedError("the back-end takes no state");
     }
     entry.discards = true;
     return absl::OkStatus();
   }
-  entry.state =
-      std::make_unique<RecordSource>(loop_, [weak = weak_from_this()] {
-        const std::shared_ptr<Impl> self = weak.lock();
-        if (self != nullptr) self->read_if_wanted();
-      });
+  entry.state = make_source();
   entry.loading = true;
+  // Longer than that of hold_up: others may be held up as long as that.
+  const Duration patience = options_.timeouts.state / 4 * 3;
   dev.load_state(*entry.state,
                  {.most_bytes = options_.most_state,
-                  .idle_timeout = options_.timeouts.state,
-                  .check_timeout = options_.timeouts.state},
-                 after(&Impl::loaded, index));
+                  .idle_timeout = patience,
+                  .check_timeout = patience},
+                 [source = entry.state, done = after(&Impl::loaded, index)](
+                     absl::Status status) mutable { done(std::move(status)); });
   return absl::OkStatus();
+}
+
+std::shared_ptr<StreamStateSource> MigrationDestination::Impl::make_source() {
+  auto source = std::make_shared<StreamStateSource>(loop_);
+  Channel& channel = *channel_;
+  source->splice_from(channel.fd(), channel.reader(),
+                      [&channel] { channel.watch_external(); });
+  return source;
+}
+
+// The channel has more of the one chunk that is left in it.
+void MigrationDestination::Impl::external_ready() {
+  for (Device& entry : devices_) {
+    const bool waits = entry.state != nullptr && entry.state->in_channel();
+    if (waits) entry.state->channel_ready();
+  }
+}
+
+void MigrationDestination::Impl::close_sources(const absl::Status& why) {
+  for (Device& entry : devices_) {
+    if (entry.state != nullptr) entry.state->fail(why);
+    if (entry.loading) entry.device->dev().abandon_state();
+  }
 }
 
 void MigrationDestination::Impl::loaded(size_t index, absl::Status status) {
   Device& entry = devices_[index];
   entry.loading = false;
   if (!go_on()) return;
+  report();
+  if (!status.ok() && entry.stuck) {
+    status =
+        absl::DeadlineExceededError("its back-end takes none of its state");
+  }
   if (!status.ok() && entry.device->state() != State::kOptional) {
     return fail(annotate(status, entry.device->name()));
   }
   if (status.ok()) return configure_if_loaded();
   // The guest does without.
   entry.discards = true;
+  if (entry.state->in_channel()) channel_->skip_external();
   read_if_wanted();
   entry.connecting = true;
   entry.device->connect(after(&Impl::connected, index));

@@ -196,11 +196,11 @@ void MigrationDestination::Impl::run_job() {
 void MigrationDestination::Impl::read_if_wanted() {
   if (channel_ == nullptr || job_ != nullptr) return;
   for (const Device& entry : devices_) {
-    if (!entry.discards && entry.state != nullptr &&
-        entry.state->has_enough()) {
+    if (!entry.discards && entry.state != nullptr && entry.state->full()) {
       return;
     }
   }
+  stuck_.reset();
   // Of a file the commit is read when all before it is loaded.
   if (from_ == From::kFile && state_complete_ && !prepared_) return;
   channel_->set_reading(true);

@@ -140,6 +140,7 @@ void MigrationDestination::Impl::fail(const absl::Status& why) {
   // The guest is this side's: the channel does not matter any more.
   if (phase == Phase::kStarting) return;
   limit_.reset();
+  stuck_.reset();
   job_ = nullptr;
   error_ = annotate(why, to_string(phase));
   if (prepared_ && from_ == From::kHost && !source_gave_up_) {
@@ -150,8 +151,8 @@ void MigrationDestination::Impl::fail(const absl::Status& why) {
   }
   board_.enter(Phase::kRollingBack);
   if (channel_ != nullptr) channel_->goodbye(error_);
+  close_sources(error_);
   for (Device& entry : devices_) {
-    if (entry.loading) entry.device->dev().abandon_state();
     if (entry.connecting) entry.device->dev().cancel();
   }
   give_up_if_possible();
@@ -163,6 +164,7 @@ void MigrationDestination::Impl::give_up_if_possible() {
 
 void MigrationDestination::Impl::finish(absl::Status status, Outcome outcome) {
   limit_.reset();
+  stuck_.reset();
   busy_ = false;
   outcome_ = outcome;
   board_.enter(Phase::kOver);

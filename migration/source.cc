@@ -47,6 +47,7 @@ MigrationSource::Impl::Impl(EventLoop& loop, VhostContext& context,
 
 void MigrationSource::Impl::drop() {
   ++attempt_;
+  close_sinks(absl::CancelledError("the migration was dropped"));
   limit_.reset();
   channel_.reset();
   tracker_.reset();
@@ -132,11 +133,11 @@ void MigrationSource::Impl::start(UniqueFd channel, To to, Completion done) {
   done_ = std::move(done);
   error_ = absl::OkStatus();
   outcome_ = Outcome::kNone;
+  devices_.clear();
   channel_.reset();
   tracker_ = std::make_unique<DirtyTracker>(context_);
-  devices_.clear();
   hasher_.reset();
-  outstanding_ = to_save_ = 0;
+  outstanding_ = to_describe_ = to_save_ = 0;
   paused_ = false;
   commit_end_.reset();
   rounds_ = 0;
@@ -279,7 +280,7 @@ bool MigrationSource::Impl::fill() {
 void MigrationSource::Impl::sent() {
   report();
   for (Device& entry : devices_) {
-    if (entry.sink != nullptr) entry.sink->look_again();
+    if (entry.sink != nullptr) entry.sink->room();
   }
   const bool all_out = channel_->bytes_sent() == channel_->writer().bytes();
   if (to_ == To::kFile && board_.phase() == Phase::kCommitted && all_out) {
@@ -299,7 +300,7 @@ void MigrationSource::Impl::report() {
     p.predicted_downtime = predicted();
     p.state_bytes = 0;
     for (const Device& entry : devices_) {
-      if (entry.sink != nullptr) p.state_bytes += entry.sink->bytes();
+      if (entry.sink != nullptr) p.state_bytes += entry.sink->taken();
     }
   });
 }

@@ -15,7 +15,7 @@
 #include "migration/dirty_tracker.h"
 #include "migration/progress_board.h"
 #include "migration/ram_sender.h"
-#include "migration/state_records.h"
+#include "migration/stream_state.h"
 #include "vhostdev/event_loop.h"
 #include "vhostdev/migration.h"
 
@@ -55,7 +55,8 @@ class MigrationSource::Impl
     std::vector<std::byte> config;
     uint64_t inflight_at = 0;  // Bytes of the area appended so far.
     bool inflight_due = false;
-    std::unique_ptr<RecordSink> sink;
+    // Shared with the save that is under way.
+    std::shared_ptr<StreamStateSink> sink;
     bool saving = false;
   };
   using Step = void (Impl::*)(absl::Status);
@@ -108,8 +109,11 @@ class MigrationSource::Impl
   void save_device(size_t index);
   absl::StatusOr<DeviceCore> core_of(Device& entry);
   void config_read(size_t index, absl::Status status);
+  void save_states_if_due();
   void save_state(size_t index);
+  std::shared_ptr<StreamStateSink> make_sink(size_t index);
   void state_saved(size_t index, absl::Status status);
+  void close_sinks(const absl::Status& why);
   absl::StatusOr<bool> fill_inflight();
   absl::Status append_inflight(Device& entry, uint32_t number);
   void device_saved();
@@ -150,7 +154,8 @@ class MigrationSource::Impl
   std::vector<Device> devices_;
   std::unique_ptr<EventLoop::Timer> limit_;
   size_t outstanding_ = 0;
-  size_t to_save_ = 0;  // Devices.
+  size_t to_describe_ = 0;  // Devices, of which all but the state is to come.
+  size_t to_save_ = 0;      // Devices.
   bool paused_ = false;
   std::optional<uint64_t> commit_end_;  // Where in the stream it ends.
 

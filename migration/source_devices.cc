@@ -25,11 +25,12 @@ std::span<const std::byte> bytes_of(const std::string& text) {
 
 }  // namespace
 
-// All devices at once; what each has goes out core, configuration, inflight
-// area, state.
+// All devices at once.  What each has goes out core, configuration, inflight
+// area; then the states of all of them, mixed.
 void MigrationSource::Impl::save_devices() {
   board_.enter(Phase::kDevices);
   limit(options_.timeouts.state, "state of every device");
+  to_describe_ = devices_.size();
   to_save_ = devices_.size() + 1;
   ++outstanding_;  // This loop.
   for (size_t i = 0; i < devices_.size(); ++i) {
@@ -94,7 +95,8 @@ void MigrationSource::Impl::config_read(size_t index, absl::Status status) {
   // As told in the manifest; one that came to be meanwhile had nothing to hold
   // then, and the core says what is in flight.
   entry.inflight_due = entry.manifest.inflight.has_value();
-  if (!entry.inflight_due) save_state(index);
+  if (!entry.inflight_due) --to_describe_;
+  save_states_if_due();
   channel_->wake();
 }
 
@@ -105,7 +107,8 @@ absl::StatusOr<bool> MigrationSource::Impl::fill_inflight() {
     VHOST_RETURN_IF_ERROR(
         annotate(append_inflight(entry, static_cast<uint32_t>(i)),
                  entry.device->name()));
-    if (!entry.inflight_due) save_state(i);
+    if (!entry.inflight_due) --to_describe_;
+    save_states_if_due();
     return board_.phase() == Phase::kDevices;
   }
   return false;
@@ -141,6 +144,17 @@ absl::Status MigrationSource::Impl::append_inflight(Device& entry,
   return absl::OkStatus();
 }
 
+// ORDER: a chunk of state may be spliced, and no record can come between.
+void MigrationSource::Impl::save_states_if_due() {
+  if (to_describe_ != 0) return;
+  ++outstanding_;  // This loop.
+  for (size_t i = 0; i < devices_.size(); ++i) {
+    save_state(i);
+    if (board_.phase() != Phase::kDevices) break;
+  }
+  go_on();
+}
+
 void MigrationSource::Impl::save_state(size_t index) {
   Device& entry = devices_[index];
   VhostDev& dev = entry.device->dev();
@@ -148,22 +162,44 @@ void MigrationSource::Impl::save_state(size_t index) {
       !dev.traits().has_device_state) {
     return device_saved();
   }
-  entry.sink = std::make_unique<RecordSink>(loop_, *channel_,
-                                            static_cast<uint32_t>(index));
+  entry.sink = make_sink(index);
   entry.saving = true;
+  // Longer than the destination lets one hold up all others.
+  const Duration patience = options_.timeouts.state / 4 * 3;
   dev.save_state(*entry.sink,
                  {.most_bytes = options_.most_state,
-                  .idle_timeout = options_.timeouts.state,
-                  .check_timeout = options_.timeouts.state},
-                 after(&Impl::state_saved, index));
+                  .idle_timeout = patience,
+                  .check_timeout = patience},
+                 [sink = entry.sink, done = after(&Impl::state_saved, index)](
+                     absl::Status status) mutable { done(std::move(status)); });
+}
+
+std::shared_ptr<StreamStateSink> MigrationSource::Impl::make_sink(
+    size_t index) {
+  auto sink = std::make_shared<StreamStateSink>(loop_, channel_->writer(),
+                                                static_cast<uint32_t>(index));
+  Channel& channel = *channel_;
+  sink->on_append([&channel] { channel.wake(); });
+  sink->splice_to(channel.fd(), [&channel] { return channel.flush(); });
+  return sink;
+}
+
+void MigrationSource::Impl::close_sinks(const absl::Status& why) {
+  for (Device& entry : devices_) {
+    if (entry.sink != nullptr) entry.sink->fail(why);
+    if (entry.saving) entry.device->dev().abandon_state();
+  }
 }
 
 void MigrationSource::Impl::state_saved(size_t index, absl::Status status) {
   Device& entry = devices_[index];
   entry.saving = false;
   if (!go_on()) return;
-  if (!status.ok() &&
-      entry.device->state() != MigrationDevice::State::kOptional) {
+  // The migration can do without, unless half a record is out.
+  const bool optional =
+      entry.device->state() == MigrationDevice::State::kOptional &&
+      channel_->writer().external_left() == 0;
+  if (!status.ok() && !optional) {
     return fail(annotate(status, entry.device->name()));
   }
   device_saved();

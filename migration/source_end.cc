@@ -98,10 +98,7 @@ void MigrationSource::Impl::fail(const absl::Status& why) {
     commit_end_.has_value() ? channel_->drop() : channel_->goodbye(error_);
   }
   tracker_->disable();
-  for (Device& entry : devices_) {
-    if (entry.sink != nullptr) entry.sink->close();
-    if (entry.saving) entry.device->dev().abandon_state();
-  }
+  close_sinks(error_);
   go_back_if_possible();
 }
 

@@ -64,6 +64,12 @@ class StreamStateSink final : public StateSink {
         most_pending_(most_pending),
         ready_(loop) {}
 
+  // Called whenever something was appended, or spliced to its end: the channel
+  // has to look what there is to send.
+  void on_append(absl::AnyInvocable<void()> appended) {
+    appended_ = std::move(appended);
+  }
+
   // Where the stream is not hashed: moves bytes from the pipe into `channel`
   // (non-blocking) without looking at them.  Everything before them is sent
   // with `flush` first.  A save that ends early may leave a record unfinished
@@ -79,13 +85,17 @@ class StreamStateSink final : public StateSink {
   void room();
   // Somebody waits for room(): the channel is to be watched.
   bool waiting() const { return ready_.is_set(); }
-  // The channel is lost: the save ends with `why`.
+  // The channel is lost: the save ends with `why`.  Neither the writer nor the
+  // channel is used any more.
   void fail(const absl::Status& why);
 
   uint64_t taken() const { return taken_; }  // Bytes of state.
 
  private:
   bool can_append() const;
+  void tell_appended() {
+    if (appended_) appended_();
+  }
   absl::StatusOr<uint64_t> copy_chunk(int pipe, size_t most);
   absl::StatusOr<uint64_t> splice_chunk(int pipe, uint64_t available);
 
@@ -93,6 +103,7 @@ class StreamStateSink final : public StateSink {
   const uint32_t device_;
   const size_t most_pending_;
   ReadyCall ready_;
+  absl::AnyInvocable<void()> appended_;
   absl::Status status_;
   FdRef channel_;
   Flush flush_;            // Null: copy.
@@ -111,8 +122,10 @@ class StreamStateSource final : public StateSource {
 
   // Where the reader lets kBackendState pass (StreamReader::pass_through, with
   // a head of 4 bytes): the rest of a payload is taken from `channel`
-  // (non-blocking).  Both outlive it.
-  void splice_from(FdRef channel, StreamReader& reader);
+  // (non-blocking).  `watch` asks for one call of channel_ready(), as soon as
+  // the channel is readable.  All outlive it, or fail().
+  void splice_from(FdRef channel, StreamReader& reader,
+                   absl::AnyInvocable<void()> watch);
 
   // A record kBackendState or kBackendStateEnd of this device.
   // Errors: kDataLoss  malformed, or behind the end.
@@ -121,10 +134,11 @@ class StreamStateSource final : public StateSource {
   bool full() const;
   // Calls `room` on the loop, once, when it is no longer full.
   void on_room(absl::AnyInvocable<void()> room);
-  // It waits for the channel to be readable, and then for channel_ready().
-  bool wants_channel() const { return dry_ && in_channel(); }
+  // The rest of its last record is still in the channel.
+  bool in_channel() const { return in_channel_; }
   void channel_ready() { ready_.post(); }
-  // The stream is lost: the load ends with `why`.
+  // The stream is lost: the load ends with `why`, behind what is here already.
+  // Neither the reader nor the channel is used any more.
   void fail(const absl::Status& why);
 
   absl::StatusOr<Given> give(int pipe, uint64_t most) override;
@@ -136,7 +150,6 @@ class StreamStateSource final : public StateSource {
  private:
   enum class Step : uint8_t { kMoved, kDry, kFull };
 
-  bool in_channel() const { return in_channel_; }
   absl::StatusOr<Step> move(int pipe, uint64_t most, uint64_t& moved);
   absl::StatusOr<Step> write_some(int pipe, uint64_t most, uint64_t& moved);
   absl::StatusOr<Step> splice_some(int pipe, uint64_t most, uint64_t& moved);
@@ -148,8 +161,8 @@ class StreamStateSource final : public StateSource {
   ByteQueue buffer_;
   FdRef channel_;
   StreamReader* reader_ = nullptr;
+  absl::AnyInvocable<void()> watch_;
   bool in_channel_ = false;  // The rest of the last chunk is in the channel.
-  bool dry_ = false;         // The last give() found nothing.
   bool ended_ = false;
   uint64_t given_ = 0;
 };

@@ -84,6 +84,7 @@ absl::StatusOr<uint64_t> StreamStateSink::copy_chunk(int pipe, size_t most) {
   const auto size = static_cast<size_t>(got);
   store_be(*room, static_cast<uint32_t>(size));
   VHOST_RETURN_IF_ERROR(writer_.close_record(kLengthSize + size));
+  tell_appended();
   return size;
 }
 
@@ -95,6 +96,7 @@ absl::StatusOr<uint64_t> StreamStateSink::splice_chunk(int pipe,
         RecordType::kBackendState, device_, length_of(available),
         static_cast<size_t>(available)));
     in_chunk_ = true;
+    tell_appended();
   }
   const absl::StatusOr<bool> flushed = flush_();
   if (!flushed.ok()) return flushed.status();
@@ -108,6 +110,8 @@ absl::StatusOr<uint64_t> StreamStateSink::splice_chunk(int pipe,
   if (moved == 0) return pipe_lacks(writer_.external_left());
   writer_.external_moved(static_cast<size_t>(moved));
   in_chunk_ = writer_.external_left() != 0;
+  // It is others' turn.
+  if (!in_chunk_) tell_appended();
   return static_cast<uint64_t>(moved);
 }
 
@@ -118,6 +122,7 @@ absl::StatusOr<bool> StreamStateSink::end() {
   VHOST_RETURN_IF_ERROR(
       writer_.record(RecordType::kBackendStateEnd, device_, length_of(0)));
   status_ = absl::FailedPreconditionError("the state has ended");
+  tell_appended();
   return true;
 }
 

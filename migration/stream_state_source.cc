@@ -27,9 +27,11 @@ bool has_room(int pipe) {
 
 }  // namespace
 
-void StreamStateSource::splice_from(FdRef channel, StreamReader& reader) {
+void StreamStateSource::splice_from(FdRef channel, StreamReader& reader,
+                                    absl::AnyInvocable<void()> watch) {
   channel_ = channel;
   reader_ = &reader;
+  watch_ = std::move(watch);
 }
 
 absl::Status StreamStateSource::add(const StreamRecord& record) {
@@ -77,18 +79,18 @@ absl::StatusOr<StateSource::Given> StreamStateSource::give(int pipe,
                                                            uint64_t most) {
   Given out;
   const uint64_t limit = std::min(most, kTurnBytes);
-  dry_ = false;
+  bool dry = false;
   // What is here already is good, however the stream went on.
   while (out.bytes < limit) {
     if (buffer_.size() == 0 && !status_.ok()) return status_;
     const absl::StatusOr<Step> step = move(pipe, limit - out.bytes, out.bytes);
     if (!step.ok()) return status_ = step.status();
-    dry_ = *step == Step::kDry;
+    dry = *step == Step::kDry;
     if (*step != Step::kMoved) break;
   }
   given_ += out.bytes;
   out.ended = ended_ && buffer_.size() == 0;
-  out.dry = dry_ && !out.ended;
+  out.dry = dry && !out.ended;
   if (!full()) room_.post();
   return out;
 }
@@ -133,7 +135,11 @@ absl::StatusOr<StreamStateSource::Step> StreamStateSource::splice_some(
 
 void StreamStateSource::when_ready(absl::AnyInvocable<void()> ready) {
   ready_.set(std::move(ready));
-  if (!status_.ok() || ended_ || buffer_.size() != 0) ready_.post();
+  if (!status_.ok() || ended_ || buffer_.size() != 0) {
+    ready_.post();
+  } else if (in_channel_ && ready_.is_set()) {
+    watch_();
+  }
 }
 
 }  // namespace vhost

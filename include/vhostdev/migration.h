@@ -151,7 +151,7 @@ class MigrationVmm {
 };
 
 // Most bytes save_guest() may return.
-inline constexpr uint64_t kMaxGuestRecord = uint64_t{16} << 20;
+inline constexpr uint64_t kMaxGuestRecord = uint64_t{128} << 20;
 
 // Where a migration stands.  On a source S, on a destination D.
 //
@@ -251,7 +251,10 @@ struct MigrationTimeouts {
   // The guest.  How long devices may take to stop after it is up to
   // VhostDev::Options::drain_timeout.
   Duration pause = std::chrono::seconds(30);
-  Duration state = std::chrono::seconds(60);    // Of all back-ends together.
+  // Of all back-ends together.  One of which nothing moves, or that does not
+  // vouch for what did, is given up after three quarters of it; at the
+  // destination one that holds up all others after half of it.
+  Duration state = std::chrono::seconds(60);
   Duration prepare = std::chrono::seconds(60);  // For "prepared", for commit.
   Duration resume = std::chrono::seconds(60);   // For "resumed".
 };

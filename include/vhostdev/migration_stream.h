@@ -126,9 +126,6 @@ class StreamWriter {
   absl::Status record(RecordType type, uint32_t id,
                       std::span<const std::byte> head,
                       std::span<const std::byte> body);
-  // The same, of a type that this version may not have, with any flags.
-  absl::Status raw_record(uint16_t type, uint32_t id, uint16_t flags,
-                          std::span<const std::byte> payload);
 
   // The same without a copy of a copy: room for a payload of at most `most`
   // bytes, to be filled in place; close_record() with what it became, or

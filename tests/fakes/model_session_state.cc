@@ -83,6 +83,10 @@ ModelSession::Answer ModelSession::set_device_state_fd(ModelFrame& message) {
 
 ModelSession::Answer ModelSession::check_device_state(ModelFrame&) {
   ++environment_->state_report.checks;
+  // The front-end closed its end before it asked: the end is there to be read.
+  if (state_.has_value() && !state_->saving() && !state_->read_to_end()) {
+    return absl::CancelledError("died of its state");
+  }
   const bool whole = state_.has_value() && state_->whole();
   drop_state();
   if (whole) ++environment_->state_report.vouched;

@@ -80,6 +80,15 @@ bool ModelStateMove::progress(Time now) {
   return true;
 }
 
+bool ModelStateMove::read_to_end() {
+  for (bool more = true; more && waits();) {
+    const uint64_t before = moved_;
+    if (!progress(start_)) return false;
+    more = moved_ != before;
+  }
+  return true;
+}
+
 bool ModelStateMove::met_fault() {
   using enum ModelStateFault;
   if (moved_ < options_.fault_after) return false;

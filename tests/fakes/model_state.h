@@ -34,6 +34,8 @@ class ModelStateMove {
 
   // Moves what can be moved now; false: the model dies of it.
   bool progress(Time now);
+  // Loads all that is there to be read; false: the model dies of it.
+  bool read_to_end();
   // Whether all of the state arrived, or left.
   bool whole() const;
 

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <chrono>
 #include <memory>
 #include <string>
@@ -14,6 +15,8 @@ namespace vhost::minivm {
 namespace {
 
 using ::testing::HasSubstr;
+
+constexpr uint32_t kSetVringNum = 8;  // Of vhost-user.
 
 class MinivmVm : public VmFixture {};
 
@@ -63,6 +66,35 @@ TEST_F(MinivmVm, SendsFramesFromOneNetToAnother) {
   vm->close();
   EXPECT_EQ(vm->report().total_faults(), 0u) << vm->report().failure;
   EXPECT_GE(nets.near().counters().from_guest, 500u);
+}
+
+// The back-end takes connections, and dies of the first message about a ring
+// each time, once `dies` is set.
+TEST_F(MinivmVm, ResumesThoughABackEndDiesAsItIsToldOfItsRings) {
+  std::atomic<bool> dies = false;
+  testing::ModelOptions options_of_disk;
+  options_of_disk.on_message = [&dies](const testing::ModelMessage& message) {
+    testing::ModelVerdict verdict;
+    const bool about_rings = message.request == kSetVringNum;
+    if (dies && about_rings)
+      verdict.kind = testing::ModelVerdict::Kind::kHangUp;
+    return verdict;
+  };
+  const Disk disk(dir_.file("a"), options_of_disk);
+  const std::unique_ptr<Vm> vm = make(options(dir_.file("a")));
+  ASSERT_NE(vm, nullptr);
+  bool ended = false;
+  vm->start([&] { ended = true; });
+  ASSERT_TRUE(gets_on(*vm));
+  ASSERT_TRUE(ask(*vm, Verb::kPause, /*devices=*/true).ok());
+  dies = true;
+  EXPECT_TRUE(ask(*vm, Verb::kResume).ok());
+  dies = false;
+  EXPECT_TRUE(gets_on(*vm));
+  vm->finish();
+  ASSERT_TRUE(turn_until([&] { return ended; }));
+  vm->close();
+  EXPECT_EQ(vm->report().total_faults(), 0u) << vm->report().failure;
 }
 
 TEST_F(MinivmVm, RefusesMemoryThatABackEndHasNoSlotFor) {

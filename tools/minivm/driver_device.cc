@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "tools/minivm/driver_migration.h"
 #include "tools/minivm/report.h"
+#include "tools/minivm/start_again.h"
 #include "vhostdev/features.h"
 #include "vhostdev/status.h"
 
@@ -156,12 +157,10 @@ void DriverDevice::pause(Completion done) {
 }
 
 void DriverDevice::resume(Completion done) {
-  if (dev().reconnect_state().phase == ReconnectState::Phase::kConnected) {
-    return dev().start(std::move(done));
-  }
-  // It starts as soon as the back-end is there again; nobody waits for that.
-  dev().start([](const absl::Status&) {});
-  done(absl::OkStatus());
+  start_again(
+      dev(), outages_,
+      [this](Completion over) { dev().start(std::move(over)); },
+      std::move(done));
 }
 
 absl::Status DriverDevice::set_masked(uint32_t, bool) {

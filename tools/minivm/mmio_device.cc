@@ -9,6 +9,7 @@
 #include "tools/minivm/disk_operations.h"
 #include "tools/minivm/layout.h"
 #include "tools/minivm/report.h"
+#include "tools/minivm/start_again.h"
 #include "tools/vhostctl/output.h"
 #include "vhostdev/blk_client.h"
 #include "vhostdev/features.h"
@@ -125,12 +126,10 @@ absl::Status MmioDevice::connect() {
 // [end]
 
 void MmioDevice::resume(Completion done) {
-  if (dev_->reconnect_state().phase == ReconnectState::Phase::kConnected) {
-    return transport_->resume(std::move(done));
-  }
-  // It starts as soon as the back-end is there again; nobody waits for that.
-  transport_->resume([](const absl::Status&) {});
-  done(absl::OkStatus());
+  start_again(
+      *dev_, outages_,
+      [this](Completion over) { transport_->resume(std::move(over)); },
+      std::move(done));
 }
 
 absl::Status MmioDevice::close() {

@@ -3,12 +3,14 @@
 
 #include <algorithm>
 #include <chrono>
+#include <utility>
 
 namespace vhost::ctl {
 
 // One that dies again before it runs does not end the outage.
 void Outages::broken(const absl::Status&) {
   if (!since_.has_value()) since_ = std::chrono::steady_clock::now();
+  if (at_loss_ != nullptr) std::exchange(at_loss_, nullptr)();
 }
 
 void Outages::reconnected() {

@@ -1,96 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
 // A guest that keeps disks of real vhost-user back-ends busy moves: what they
 // write to its memory is known from the dirty log alone.
-#include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <chrono>
-#include <cstdlib>
-#include <cstring>
 #include <functional>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
-#include "tests/fakes/block_ring.h"
+#include "tests/migration/engine/model_host.h"
 #include "tests/migration/engine/open_fds.h"
-#include "tests/migration/engine/toy_vmm.h"
 #include "vhostdev/event_loop.h"
 #include "vhostdev/migration.h"
-#include "vhostdev/testing/model_backend.h"
-#include "vhostdev/testing/model_blk.h"
-#include "vhostdev/vhost_user.h"
 
 namespace vhost {
 namespace {
 
 constexpr size_t kDisks = 3;
 constexpr uint64_t kSectors = 256;
-
-// A folder of its own for the sockets.
-class Folder {
- public:
-  Folder() { EXPECT_NE(::mkdtemp(name_), nullptr); }
-  ~Folder() { ::rmdir(name_); }
-  std::string operator/(absl::string_view file) const {
-    return absl::StrCat(name_, "/", file);
-  }
-
- private:
-  char name_[32] = "/tmp/vhostdev-move-XXXXXX";
-};
-
-// One host: back-ends on threads of their own, over disks that both hosts
-// share, and a VMM.
-class Host {
- public:
-  Host(EventLoop& loop, const Folder& folder, absl::string_view name,
-       const std::vector<UniqueFd>& disks) {
-    std::vector<std::string> paths;
-    for (size_t i = 0; i < disks.size(); ++i) {
-      auto blk = testing::ModelBlk::on_file(
-          UniqueFd(::fcntl(disks[i].get(), F_DUPFD_CLOEXEC, 0)));
-      EXPECT_TRUE(blk.ok()) << blk.status();
-      blks_.push_back(*std::move(blk));
-      testing::ModelOptions options;
-      options.latency = std::chrono::microseconds(300);
-      backends_.push_back(
-          std::make_unique<testing::ModelBackend>(blks_.back().get(), options));
-      paths.push_back(folder / absl::StrCat(name, i));
-      EXPECT_TRUE(backends_.back()->listen_on(paths.back()).ok());
-      EXPECT_TRUE(backends_.back()->start_thread().ok());
-    }
-    vmm = std::make_unique<ToyVmm>(loop, disks.size(), [paths](size_t i) {
-      return make_vhost_user_ops(ConnectTo{paths[i]});
-    });
-  }
-
-  // The driver of a disk: on the rings of device `i`, in this host's memory.
-  testing::BlockRing ring(size_t i) {
-    const VirtqueueConfig queue = vmm->toys[i]->guest.queue(QueueIndex{0});
-    const auto at = [this](uint64_t gpa) {
-      return vmm->memory.translate(gpa, 4096);
-    };
-    const uint64_t data = data_of(i);
-    return testing::BlockRing({.desc = at(queue.desc_gpa),
-                               .avail = at(queue.avail_gpa),
-                               .used = at(queue.used_gpa),
-                               .num = queue.num,
-                               .data = at(data),
-                               .data_gpa = data});
-  }
-  static uint64_t data_of(size_t i) { return (2 << 20) + (i << 16); }
-
-  std::unique_ptr<ToyVmm> vmm;
-
- private:
-  std::vector<std::unique_ptr<testing::ModelBlk>> blks_;
-  std::vector<std::unique_ptr<testing::ModelBackend>> backends_;
-};
 
 class ModelMigration : public NoFdLeft {
  protected:
@@ -108,14 +39,7 @@ class ModelMigration : public NoFdLeft {
     source = std::make_unique<Host>(*loop, folder, "source", disks);
     destination = std::make_unique<Host>(*loop, folder, "destination", disks);
     source->vmm->bring_up();
-    run_until([this] { return all_run(*source->vmm); });
-  }
-
-  static bool all_run(ToyVmm& vmm) {
-    for (const auto& toy : vmm.toys) {
-      if (toy->dev().state() != DeviceState::kRunning) return false;
-    }
-    return true;
+    run_until([this] { return source->all_run(); });
   }
 
   // Every disk has one request under way, whoever runs the guest; each read
@@ -186,7 +110,7 @@ TEST_F(ModelMigration, AGuestThatReadsFromItsDisksMoves) {
   ASSERT_TRUE(left->ok()) << *left;
   ASSERT_TRUE(came->ok()) << *came;
   EXPECT_TRUE(destination->vmm->running);
-  EXPECT_TRUE(all_run(*destination->vmm));
+  EXPECT_TRUE(destination->all_run());
   // It goes on where it was, not from the beginning.
   const std::vector<uint16_t> then = issued;
   EXPECT_TRUE(run_until([&] {

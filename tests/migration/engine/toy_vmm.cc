@@ -20,7 +20,7 @@ constexpr uint32_t kQueues = 2;
 // ---------------------------------------------------------------------------
 
 ToyVmm::Device::Device(ToyVmm& vmm, std::string name, uint64_t rings,
-                       std::unique_ptr<VhostOps> its_ops)
+                       std::unique_ptr<VhostOps> its_ops, bool track_inflight)
     : guest({.queues = kQueues, .num = kNum, .rings_gpa = rings}),
       vmm_(vmm),
       name_(std::move(name)) {
@@ -34,7 +34,7 @@ ToyVmm::Device::Device(ToyVmm& vmm, std::string name, uint64_t rings,
   VhostDev::Options options;
   options.name = name_;
   options.queues = QueueMap::identity(kQueues);
-  options.track_inflight = false;
+  options.track_inflight = track_inflight;
   options.config_size = 8;
   dev_ = std::make_unique<VhostDev>(vmm.context, std::move(its_ops), guest,
                                     binding, events, nullptr, options);
@@ -146,14 +146,15 @@ void ToyVmm::Writes::add(uint64_t gpa, uint64_t size) {
 // The VMM
 // ---------------------------------------------------------------------------
 
-ToyVmm::ToyVmm(EventLoop& its_loop, size_t devices, const MakeOps& make_ops)
+ToyVmm::ToyVmm(EventLoop& its_loop, size_t devices, const MakeOps& make_ops,
+               bool track_inflight)
     : loop(its_loop), context(its_loop, memory) {
   const auto region = testing::add_memory(memory, 0, kRam);
   blocks.push_back({.id = 0, .name = "ram", .size = kRam, .region = region});
   for (size_t i = 0; i < devices; ++i) {
     toys.push_back(std::make_unique<Device>(
         *this, absl::StrCat("disk", i), (4 * i + 1) << 16,
-        make_ops == nullptr ? nullptr : make_ops(i)));
+        make_ops == nullptr ? nullptr : make_ops(i), track_inflight));
   }
 }
 

@@ -33,7 +33,7 @@ class ToyVmm final : public MigrationVmm {
    public:
     // Over `its_ops`, or if null over a FakeVhostOps.
     Device(ToyVmm& vmm, std::string name, uint64_t rings,
-           std::unique_ptr<VhostOps> its_ops);
+           std::unique_ptr<VhostOps> its_ops, bool track_inflight);
 
     std::string name() const override { return name_; }
     VhostDev& dev() override { return *dev_; }
@@ -94,7 +94,8 @@ class ToyVmm final : public MigrationVmm {
   };
 
   using MakeOps = std::function<std::unique_ptr<VhostOps>(size_t)>;
-  ToyVmm(EventLoop& loop, size_t devices, const MakeOps& make_ops = nullptr);
+  ToyVmm(EventLoop& loop, size_t devices, const MakeOps& make_ops = nullptr,
+         bool track_inflight = false);
 
   // The devices run, and the guest.
   void bring_up();

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef TESTS_MIGRATION_ENGINE_MODEL_HOST_H_
+#define TESTS_MIGRATION_ENGINE_MODEL_HOST_H_
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "tests/fakes/block_ring.h"
+#include "tests/migration/engine/toy_vmm.h"
+#include "vhostdev/event_loop.h"
+#include "vhostdev/testing/model_backend.h"
+#include "vhostdev/testing/model_blk.h"
+#include "vhostdev/vhost_user.h"
+
+namespace vhost {
+
+// A folder of its own for the sockets.
+class Folder {
+ public:
+  Folder() { EXPECT_NE(::mkdtemp(name_), nullptr); }
+  ~Folder() { ::rmdir(name_); }
+  std::string operator/(absl::string_view file) const {
+    return absl::StrCat(name_, "/", file);
+  }
+
+ private:
+  char name_[32] = "/tmp/vhostdev-move-XXXXXX";
+};
+
+// One host: back-ends on threads of their own, over disks that both hosts
+// share, and a VMM.
+class Host {
+ public:
+  using Options = std::function<testing::ModelOptions(size_t)>;
+
+  // `options` of the back-end of each disk; none: a disk of 300 us.
+  Host(EventLoop& loop, const Folder& folder, absl::string_view name,
+       const std::vector<UniqueFd>& disks, const Options& options = nullptr,
+       bool track_inflight = false, const VhostUserOptions& user_options = {}) {
+    std::vector<std::string> paths;
+    for (size_t i = 0; i < disks.size(); ++i) {
+      auto blk = testing::ModelBlk::on_file(
+          UniqueFd(::fcntl(disks[i].get(), F_DUPFD_CLOEXEC, 0)));
+      EXPECT_TRUE(blk.ok()) << blk.status();
+      blks_.push_back(*std::move(blk));
+      testing::ModelOptions chosen;
+      chosen.latency = std::chrono::microseconds(300);
+      if (options != nullptr) chosen = options(i);
+      backends.push_back(
+          std::make_unique<testing::ModelBackend>(blks_.back().get(), chosen));
+      paths.push_back(folder / absl::StrCat(name, i));
+      EXPECT_TRUE(backends.back()->listen_on(paths.back()).ok());
+      EXPECT_TRUE(backends.back()->start_thread().ok());
+    }
+    vmm = std::make_unique<ToyVmm>(
+        loop, disks.size(),
+        [paths, user_options](size_t i) {
+          return make_vhost_user_ops(ConnectTo{paths[i]}, user_options);
+        },
+        track_inflight);
+  }
+
+  // The driver of a disk: on the rings of device `i`, in this host's memory.
+  testing::BlockRing ring(size_t i) {
+    const VirtqueueConfig queue = vmm->toys[i]->guest.queue(QueueIndex{0});
+    const auto at = [this](uint64_t gpa) {
+      return vmm->memory.translate(gpa, 4096);
+    };
+    const uint64_t data = data_of(i);
+    return testing::BlockRing({.desc = at(queue.desc_gpa),
+                               .avail = at(queue.avail_gpa),
+                               .used = at(queue.used_gpa),
+                               .num = queue.num,
+                               .data = at(data),
+                               .data_gpa = data});
+  }
+  static uint64_t data_of(size_t i) { return (2 << 20) + (i << 16); }
+
+  bool all_run() const {
+    for (const auto& toy : vmm->toys) {
+      if (toy->dev().state() != DeviceState::kRunning) return false;
+    }
+    return true;
+  }
+
+ private:
+  std::vector<std::unique_ptr<testing::ModelBlk>> blks_;
+
+ public:
+  std::vector<std::unique_ptr<testing::ModelBackend>> backends;
+  std::unique_ptr<ToyVmm> vmm;
+};
+
+}  // namespace vhost
+
+#endif  // TESTS_MIGRATION_ENGINE_MODEL_HOST_H_
