@@ -55,10 +55,11 @@ class StreamStateSink final : public StateSink {
   // Sends what the writer has pending: whether nothing is any more.
   using Flush = absl::AnyInvocable<absl::StatusOr<bool>()>;
 
-  // Takes nothing while `most_pending` bytes or more are waiting in `writer`.
-  // Both outlive it.
+  // Takes nothing while `most_pending` bytes or more are waiting in `writer`:
+  // few by default, so that what is sent was in a cache just now.  Both outlive
+  // it.
   StreamStateSink(EventLoop& loop, StreamWriter& writer, uint32_t device,
-                  size_t most_pending = 4 << 20)
+                  size_t most_pending = 256 << 10)
       : writer_(writer),
         device_(device),
         most_pending_(most_pending),

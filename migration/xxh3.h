@@ -10,6 +10,8 @@ namespace vhost {
 
 // XXH3, 64 bits, of `bytes`.
 uint64_t xxh3(std::span<const std::byte> bytes, uint64_t seed = 0);
+// The same value, on any processor.
+uint64_t xxh3_portable(std::span<const std::byte> bytes, uint64_t seed = 0);
 
 }  // namespace vhost
 

@@ -93,8 +93,8 @@ class StateRecords : public ::testing::Test {
 
 TEST_F(StateRecords, OfOneDeviceAreTheBytesOfQemu) {
   const Pair pipe = Pair::pipe();
-  StreamStateSink sink(loop_, writer_, 9);
-  StreamStateSink other(loop_, writer_, 5);
+  StreamStateSink sink(loop_, writer_, 9, 1 << 20);
+  StreamStateSink other(loop_, writer_, 5, 1 << 20);
   Bytes qemu;
   for (const size_t size : {1, 70000, 4, 300000}) {
     const Bytes bytes = pattern(size, static_cast<unsigned>(size));

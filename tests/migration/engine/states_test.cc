@@ -28,6 +28,8 @@ using State = MigrationDevice::State;
 using testing::ModelStateOptions;
 
 constexpr uint64_t kMiB = uint64_t{1} << 20;
+// A quarter of it is enough for what one that was given up held up.
+constexpr int kMsForAll = 1500;
 
 // Two hosts, whose disks each have a state of their own.
 class States : public NoFdLeft {
@@ -290,6 +292,7 @@ TEST_P(WrongSave, LeavesTheGuestWhereItIs) {
 }
 
 TEST_P(WrongSave, OfWhatIsOptionalIsDoneWithout) {
+  state_timeout_ms = kMsForAll;
   make({faulty(), good()}, {good(), good()}, State::kOptional);
   migrate(integrity());
   ASSERT_TRUE(run_until([this] { return is_over(); }));
@@ -326,6 +329,7 @@ TEST_P(WrongLoad, LeavesTheGuestWhereItIs) {
 }
 
 TEST_P(WrongLoad, OfWhatIsOptionalIsDoneWithout) {
+  state_timeout_ms = kMsForAll;
   make({good(), good()}, {faulty(), good()}, State::kOptional);
   migrate(integrity());
   expect_moved();
