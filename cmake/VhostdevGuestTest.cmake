@@ -70,14 +70,15 @@ function(_vhostdev_guest_properties test seconds)
                        SKIP_RETURN_CODE 126)
 endfunction()
 
-# vhostdev_guest_test(NAME <binary> [MODULES <module>...] [MEMORY <MiB>]
+# vhostdev_guest_test(NAME <binary> [MODULES <module>...]
+#                     [PROGRAMS <target or path>...] [MEMORY <MiB>]
 #                     [TIMEOUT <seconds>] SOURCES <file>... [LIBS <target>...])
 #
 # A gtest binary in bin/ that runs in the guest, all of it as the ctest
 # <binary>.  LIBS is that of vhostdev_test.
 function(vhostdev_guest_test)
   cmake_parse_arguments(PARSE_ARGV 0 ARG "" "NAME;MEMORY;TIMEOUT"
-                        "MODULES;SOURCES;LIBS")
+                        "MODULES;PROGRAMS;SOURCES;LIBS")
   if(ARG_UNPARSED_ARGUMENTS)
     message(
       FATAL_ERROR "vhostdev_guest_test ${ARG_NAME}: ${ARG_UNPARSED_ARGUMENTS}?")
@@ -87,6 +88,7 @@ function(vhostdev_guest_test)
     NAME ${ARG_NAME}
     BINARY ${ARG_NAME}
     MODULES ${ARG_MODULES}
+    PROGRAMS ${ARG_PROGRAMS}
     MEMORY ${ARG_MEMORY}
     TIMEOUT ${ARG_TIMEOUT})
 endfunction()

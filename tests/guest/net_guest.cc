@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "vhostdev/driver_state.h"
 #include "vhostdev/status.h"
 #include "vhostdev/vhost_kernel.h"
 #include "vhostdev/vhost_log.h"
@@ -102,17 +103,22 @@ absl::Status NetGuest::init() {
   return accept_features();
 }
 
+SplitVirtqueue::Options NetGuest::ring_options(uint32_t queue) {
+  std::byte* parts = memory_.translate(ring_page(queue, 0) * kPage, 3 * kPage);
+  SplitVirtqueue::Options ring;
+  ring.num = kDepth;
+  ring.desc = parts;
+  ring.avail = parts + kPage;
+  ring.used = parts + 2 * kPage;
+  return ring;
+}
+
 absl::Status NetGuest::start() {
   rings_.clear();
   next_slot_.assign(2 * options_.pairs, 0);
   for (uint32_t i = 0; i < 2 * options_.pairs; ++i) {
-    std::byte* parts = memory_.translate(ring_page(i, 0) * kPage, 3 * kPage);
-    std::memset(parts, 0, 3 * kPage);
-    SplitVirtqueue::Options ring;
-    ring.num = kDepth;
-    ring.desc = parts;
-    ring.avail = parts + kPage;
-    ring.used = parts + 2 * kPage;
+    const SplitVirtqueue::Options ring = ring_options(i);
+    std::memset(ring.desc, 0, 3 * kPage);
     auto made = SplitVirtqueue::create(ring);
     if (!made.ok()) return made.status();
     rings_.push_back(*std::move(made));
@@ -127,6 +133,40 @@ absl::Status NetGuest::stop() {
         dev_->stop(StopReason::kGuestReset, std::move(done));
       },
       kPatience);
+}
+
+absl::StatusOr<std::string> NetGuest::save() const {
+  DriverState out;
+  out.features = {kFeatureVersion1};
+  out.fixed = 2;
+  out.depth = kDepth;
+  for (uint32_t i = 0; i < rings_.size(); ++i) {
+    absl::StatusOr<SplitRingState> ring = rings_[i]->save();
+    if (!ring.ok()) return ring.status();
+    out.queues.push_back({.position = dev_->queue_base(QueueIndex{i}),
+                          .ring_gpa = ring_page(i, 0) * kPage,
+                          .ring = *std::move(ring)});
+  }
+  return encode(out);
+}
+
+absl::Status NetGuest::load(absl::string_view state) {
+  const absl::StatusOr<DriverState> driver = decode_driver_state(state);
+  if (!driver.ok()) return driver.status();
+  if (driver->queues.size() != device_.queues.size()) {
+    return absl::InvalidArgumentError("a driver of other queues");
+  }
+  rings_.clear();
+  next_slot_.clear();
+  for (uint32_t i = 0; i < driver->queues.size(); ++i) {
+    const SplitRingState& ring = driver->queues[i].ring;
+    auto made = SplitVirtqueue::restore(ring_options(i), ring);
+    if (!made.ok()) return made.status();
+    rings_.push_back(*std::move(made));
+    // Each request takes one.
+    next_slot_.push_back(ring.submitted % kDepth);
+  }
+  return absl::OkStatus();
 }
 
 void NetGuest::turn() { EXPECT_TRUE(loop_->run_once(Duration::zero()).ok()); }

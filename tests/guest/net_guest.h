@@ -8,9 +8,12 @@
 #include <optional>
 #include <set>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "tests/guest/tap.h"
 #include "vhostdev/event_loop.h"
 #include "vhostdev/memory.h"
@@ -51,12 +54,19 @@ class NetGuest {
   // init and start.
   absl::Status run();
   absl::Status init();
+  absl::Status accept_features();
   absl::Status start();
   absl::Status stop();
+  // What the driver knows of its rings besides guest memory; and one that goes
+  // on from there, on a copy of that memory, over a device that does not run.
+  absl::StatusOr<std::string> save() const;
+  absl::Status load(absl::string_view state);
   // While stopped: whether the driver goes on behind an IOMMU.
   absl::Status set_iommu(bool on);
 
+  EventLoop& loop() { return *loop_; }
   VhostDev& dev() { return *dev_; }
+  const FakeVirtioDevice& device() const { return device_; }
   VhostContext& context() { return *context_; }
   AddressSpace& memory() { return memory_; }
   Tap& tap(uint32_t pair) { return *taps_[pair]; }
@@ -108,7 +118,7 @@ class NetGuest {
 
   uint64_t seen_at(uint64_t gpa) const;
   void place_rings();
-  absl::Status accept_features();
+  SplitVirtqueue::Options ring_options(uint32_t queue);
   absl::Status submit(uint32_t queue, uint64_t gpa, uint32_t size, bool write);
 
   Options options_;

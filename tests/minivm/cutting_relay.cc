@@ -4,14 +4,12 @@
 #include <netinet/in.h>
 #include <poll.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <cstring>
-#include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "vhostdev/status.h"
 
 namespace vhost::testing {
@@ -19,12 +17,17 @@ namespace {
 
 constexpr int kTurnMs = 20;
 
+sockaddr_in loopback(uint16_t port) {
+  sockaddr_in out = {};
+  out.sin_family = AF_INET;
+  out.sin_port = htons(port);
+  out.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  return out;
+}
+
 UniqueFd connect_to(uint16_t port) {
   UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  sockaddr_in address = {};
-  address.sin_family = AF_INET;
-  address.sin_port = htons(port);
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  const sockaddr_in address = loopback(port);
   if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address),
                 sizeof(address)) != 0) {
     fd.reset();
@@ -34,26 +37,30 @@ UniqueFd connect_to(uint16_t port) {
 
 }  // namespace
 
-absl::StatusOr<UniqueFd> CuttingRelay::listen(const std::string& from) {
-  sockaddr_un address = {};
-  address.sun_family = AF_UNIX;
-  if (from.size() >= sizeof(address.sun_path)) {
-    return absl::InvalidArgumentError(from);
+absl::StatusOr<std::unique_ptr<CuttingRelay>> CuttingRelay::create(
+    uint16_t port, uint64_t after, Harm harm) {
+  sockaddr_in address = loopback(0);
+  socklen_t size = sizeof(address);
+  UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (::bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), size) !=
+          0 ||
+      ::listen(fd.get(), 1) != 0 ||
+      ::getsockname(fd.get(), reinterpret_cast<sockaddr*>(&address), &size) !=
+          0) {
+    return errno_status(errno, "relay");
   }
-  std::memcpy(address.sun_path, from.data(), from.size());
-  UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  if (::bind(fd.get(), reinterpret_cast<const sockaddr*>(&address),
-             sizeof(address)) != 0 ||
-      ::listen(fd.get(), 1) != 0) {
-    return errno_status(errno, from);
-  }
-  return fd;
+  return std::unique_ptr<CuttingRelay>(new CuttingRelay(
+      std::move(fd), absl::StrCat("tcp:127.0.0.1:", ntohs(address.sin_port)),
+      port, after, harm));
 }
 
-CuttingRelay::CuttingRelay(UniqueFd listener, uint16_t port, uint64_t cut_after)
+CuttingRelay::CuttingRelay(UniqueFd listener, std::string address,
+                           uint16_t port, uint64_t after, Harm harm)
     : listener_(std::move(listener)),
+      address_(std::move(address)),
       port_(port),
-      left_(cut_after),
+      left_(after),
+      harm_(harm),
       thread_([this] { run(); }) {}
 
 CuttingRelay::~CuttingRelay() {
@@ -75,28 +82,35 @@ void CuttingRelay::run() {
        {.fd = far.get(), .events = POLLIN, .revents = 0}}};
   while (!over_) {
     if (::poll(ends.data(), ends.size(), kTurnMs) <= 0) continue;
-    if (ends[0].revents != 0 && !forward(near, far, &left_)) return;
-    if (ends[1].revents != 0 && !forward(far, near, nullptr)) return;
+    if (ends[0].revents != 0 && !forward(near, far, true)) return;
+    if (ends[1].revents != 0 && !forward(far, near, false)) return;
   }
 }
 
 bool CuttingRelay::forward(const UniqueFd& from, const UniqueFd& to,
-                           uint64_t* left) {
+                           bool may_harm) {
   std::array<char, 4096> buffer;
   size_t most = buffer.size();
-  if (left != nullptr) most = std::min<uint64_t>(most, *left);
-  if (most == 0) {
-    has_cut_ = true;
+  const bool intact = may_harm && !done_;
+  const bool now = intact && left_ == 0;
+  if (intact && !now) most = std::min<uint64_t>(most, left_);
+  if (now && harm_ == Harm::kCut) {
+    done_ = true;
     return false;
   }
   const ssize_t got = ::recv(from.get(), buffer.data(), most, 0);
   if (got <= 0) return false;
-  if (left != nullptr) *left -= static_cast<uint64_t>(got);
+  if (now) {
+    buffer[0] = static_cast<char>(buffer[0] ^ 0x20);
+    done_ = true;
+  } else if (intact) {
+    left_ -= static_cast<uint64_t>(got);
+  }
   for (ssize_t sent = 0; sent < got;) {
-    const ssize_t now = ::send(to.get(), buffer.data() + sent,
-                               static_cast<size_t>(got - sent), MSG_NOSIGNAL);
-    if (now <= 0) return false;
-    sent += now;
+    const ssize_t piece = ::send(to.get(), buffer.data() + sent,
+                                 static_cast<size_t>(got - sent), MSG_NOSIGNAL);
+    if (piece <= 0) return false;
+    sent += piece;
   }
   return true;
 }

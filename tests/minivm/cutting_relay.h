@@ -4,39 +4,53 @@
 
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <thread>
+#include <utility>
 
 #include "absl/status/statusor.h"
 #include "vhostdev/unique_fd.h"
 
 namespace vhost::testing {
 
-// Stands between the two ends of a stream, for one connection: passes on what
-// both say, and cuts the stream after so many bytes of the first end's.  On a
+// Stands between the two ends of a stream, for one connection over TCP: passes
+// on what both say, and harms what the first end says in one place.  On a
 // thread of its own.
 class CuttingRelay {
  public:
-  // Listens at the unix socket `from`; connects to 127.0.0.1 at `port`.
-  static absl::StatusOr<UniqueFd> listen(const std::string& from);
-  CuttingRelay(UniqueFd listener, uint16_t port, uint64_t cut_after);
+  enum class Harm : uint8_t {
+    kCut,     // Both connections end.
+    kDamage,  // One byte is another.
+  };
+
+  // Connects to 127.0.0.1 at `port`; does harm after so many bytes.
+  static absl::StatusOr<std::unique_ptr<CuttingRelay>> create(uint16_t port,
+                                                              uint64_t after,
+                                                              Harm harm);
   // Ends the connection, if there is one.
   ~CuttingRelay();
   CuttingRelay(const CuttingRelay&) = delete;
   CuttingRelay& operator=(const CuttingRelay&) = delete;
 
-  bool has_cut() const { return has_cut_; }
+  // Where it listens: "tcp:127.0.0.1:40001".
+  const std::string& address() const { return address_; }
+  bool has_done_harm() const { return done_; }
 
  private:
+  CuttingRelay(UniqueFd listener, std::string address, uint16_t port,
+               uint64_t after, Harm harm);
   void run();
   // False: one end is done, or the stream is cut.
-  bool forward(const UniqueFd& from, const UniqueFd& to, uint64_t* left);
+  bool forward(const UniqueFd& from, const UniqueFd& to, bool may_harm);
 
   const UniqueFd listener_;
+  const std::string address_;
   const uint16_t port_;
-  uint64_t left_;  // Bytes.
+  uint64_t left_;  // Bytes before the harm.
+  const Harm harm_;
   std::atomic<bool> over_ = false;
-  std::atomic<bool> has_cut_ = false;
+  std::atomic<bool> done_ = false;
   std::thread thread_;
 };
 

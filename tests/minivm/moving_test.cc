@@ -21,6 +21,7 @@
 namespace vhost::testing {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 #ifdef VHOSTDEV_NIGHTLY
@@ -80,6 +81,45 @@ TEST_F(MinivmMoving, DrainsABackEndOfQemu) {
   ASSERT_NO_FATAL_FAILURE(start_source());
   ASSERT_NO_FATAL_FAILURE(move(kMoves / 5));
   end_well();
+}
+
+// A disk whose requests take longer than anybody waits for them, and whose
+// back-end says at once that it stopped: a guest that was not asked to let them
+// complete stays where it is, and the destination gets nothing.
+TEST_F(MinivmMoving, StaysWithRequestsThatItsBackEndDoesNotDrain) {
+  use(DiskServer::kQemu);
+  if (IsSkipped()) return;
+  constexpr int kDepth = 4;
+  const auto start =
+      [](const std::string& option) -> absl::StatusOr<std::unique_ptr<Host>> {
+    auto out = std::make_unique<Host>();
+    out->dir = std::make_unique<TempDir>();
+    auto disk = start_slow_disk(std::chrono::seconds(30), out->socket());
+    if (!disk.ok()) return disk.status();
+    out->disk = *std::move(disk);
+    auto vm = VmProgram::start({"--memory=16M", "--guest=driver",
+                                absl::StrCat("--disk=socket=", out->socket()),
+                                option});
+    if (!vm.ok()) return vm.status();
+    out->vm = *std::move(vm);
+    return out;
+  };
+  auto host = start(absl::StrCat("--workload=verify,depth=", kDepth));
+  ASSERT_TRUE(host.ok()) << host.status();
+  here_ = *std::move(host);
+  const auto in_flight = [this] { return here_->vm->workload("in_flight"); };
+  ASSERT_TRUE(eventually([&] { return in_flight() == kDepth; }));
+  auto there = start("--incoming=tcp:127.0.0.1:0");
+  ASSERT_TRUE(there.ok()) << there.status();
+  EXPECT_THAT(text(migrate(**there, {"--no-drain"}).status()),
+              AllOf(HasSubstr(absl::StrCat(kDepth, " requests not drained")),
+                    HasSubstr("goes on here")));
+  EXPECT_EQ(here_->state(), "running");
+  EXPECT_EQ(here_->migration("outcome"), "not moved");
+  EXPECT_EQ(in_flight(), static_cast<uint64_t>(kDepth));
+  EXPECT_EQ(here_->vm->workload("faults"), 0u);
+  EXPECT_TRUE(eventually([&] { return (*there)->state() == "waiting"; }));
+  EXPECT_EQ((*there)->vm->end(SIGTERM).exit, 0);
 }
 
 TEST_F(MinivmMoving, HasTheMemoryThatCameMeanwhile) {

@@ -1,7 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/minivm/moving_vm.h"
 
+#include <unistd.h>
+
 #include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <system_error>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -32,23 +38,32 @@ void MovingVmTest::use(DiskServer server) {
 
 absl::StatusOr<std::unique_ptr<Host>> MovingVmTest::start_host(
     const std::vector<std::string>& options) {
-  const std::string image = dir_.file("image");
-  absl::Status made = make_image(image, kImageSize);
+  const absl::Status made = make_image(dir_.file("image"), kImageSize);
   if (!made.ok()) return made;
   auto out = std::make_unique<Host>();
   out->dir = std::make_unique<TempDir>();
-  const std::string socket = out->dir->file("disk.sock");
-  auto disk = start_disk(server_, image, socket, kQueues);
+  auto disk = serve(*out);
   if (!disk.ok()) return disk.status();
   out->disk = *std::move(disk);
   std::vector<std::string> words = {
       "--memory=16M", "--guest=driver",
-      absl::StrCat("--disk=socket=", socket, ",queues=", kQueues)};
+      absl::StrCat("--disk=socket=", out->socket(), ",queues=", kQueues)};
   words.insert(words.end(), options.begin(), options.end());
   auto vm = VmProgram::start(words);
   if (!vm.ok()) return vm.status();
   out->vm = *std::move(vm);
   return out;
+}
+
+absl::StatusOr<std::unique_ptr<Process>> MovingVmTest::serve(const Host& host) {
+  return start_disk(server_, dir_.file("image"), host.socket(), kQueues);
+}
+
+absl::Status MovingVmTest::kill_disk(Host& host) {
+  host.disk = nullptr;
+  auto disk = serve(host);
+  if (disk.ok()) host.disk = *std::move(disk);
+  return disk.status();
 }
 
 void MovingVmTest::start_source(const std::string& workload) {
@@ -115,6 +130,26 @@ void MovingVmTest::end_well() {
   EXPECT_EQ(end.report.value("in_flight", -1), 0) << end.report;
   EXPECT_EQ(end.report.value("state", ""), "ended");
   EXPECT_GT(end.report.value("verified", 0), 0);
+}
+
+int MovingVmTest::processes() {
+  int out = 0;
+  std::error_code ignored;
+  for (const auto& entry :
+       std::filesystem::directory_iterator("/proc", ignored)) {
+    std::ifstream file(entry.path() / "stat");
+    std::string stat;
+    std::getline(file, stat);
+    // Behind the name, which may hold anything: the state, and the parent.
+    const size_t name_end = stat.rfind(") ");
+    pid_t parent = 0;
+    char state = 0;
+    if (name_end != stat.npos) {
+      std::istringstream(stat.substr(name_end + 2)) >> state >> parent;
+    }
+    if (parent == ::getpid()) ++out;
+  }
+  return out;
 }
 
 }  // namespace vhost::testing

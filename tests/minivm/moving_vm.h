@@ -30,6 +30,7 @@ struct Host {
   // A part of its status' "migration"; null if there is none.
   nlohmann::json migration(const std::string& name) const;
   std::string state() const;  // Empty: it does not answer.
+  std::string socket() const { return dir->file("disk.sock"); }
 };
 
 // VMs whose guest moves from one to the other, and what they leave behind.
@@ -47,6 +48,8 @@ class MovingVmTest : public ::testing::Test {
   // One with a guest under load, and one that takes a guest.
   void start_source(const std::string& workload = "--workload=verify,depth=16");
   absl::StatusOr<std::unique_ptr<Host>> start_destination();
+  // Kills the back-end of `host`, and starts one in its place.
+  absl::Status kill_disk(Host& host);
 
   // `minivm ctl migrate` from `here_` to `there`: its answer.
   absl::StatusOr<nlohmann::json> migrate(const Host& there,
@@ -64,9 +67,15 @@ class MovingVmTest : public ::testing::Test {
   // Lets the guest check everything, and looks that nothing is wrong.
   void end_well();
 
+  // How many processes there are that this one started.
+  static int processes();
+
   TempDir dir_;
   DiskServer server_ = DiskServer::kModel;
   std::unique_ptr<Host> here_;
+
+ private:
+  absl::StatusOr<std::unique_ptr<Process>> serve(const Host& host);
 };
 
 }  // namespace vhost::testing
