@@ -41,9 +41,8 @@ absl::StatusOr<std::unique_ptr<Host>> MovingVmTest::start_host(
   auto disk = start_disk(server_, image, socket, kQueues);
   if (!disk.ok()) return disk.status();
   out->disk = *std::move(disk);
-  std::vector<std::string> words = {
-      "--memory=16M", "--guest=driver",
-      absl::StrCat("--disk=socket=", socket, ",queues=", kQueues)};
+  std::vector<std::string> words = machine_;
+  words.push_back(absl::StrCat("--disk=socket=", socket, ",queues=", kQueues));
   words.insert(words.end(), options.begin(), options.end());
   auto vm = VmProgram::start(words);
   if (!vm.ok()) return vm.status();
