@@ -80,7 +80,10 @@ TEST_F(MovingPayload, GoesOnWhereItIsIfTheOtherMachineIsNoPlaceForIt) {
   EXPECT_THAT(std::string(refused.message()), HasSubstr("2 vCPUs, not 1"));
   EXPECT_THAT(std::string(refused.message()), HasSubstr("goes on here"));
   ASSERT_TRUE(here_->vm->gets_on());
-  EXPECT_EQ((*small)->vm->end(SIGTERM).exit, 0);
+  // What came of it is no work of its own.
+  const VmProgram::End end = (*small)->vm->end(SIGTERM);
+  EXPECT_EQ(end.exit, 0) << end.errors;
+  EXPECT_EQ(end.report.value("writes", -1), 0) << end.report;
   machine_.back() = "--cpus=2";
   ASSERT_NO_FATAL_FAILURE(move(1, {"--compare"}));
   end_without_fault();

@@ -88,8 +88,8 @@ void MovingVmTest::take_over_at(std::unique_ptr<Host> there) {
   EXPECT_EQ(end.report.value("state", ""), "moved");
   EXPECT_EQ(end.report.value("faults", -1), 0) << end.report;
   here_ = std::move(there);
+  EXPECT_TRUE(eventually([this] { return here_->state() == "running"; }));
   EXPECT_TRUE(here_->vm->gets_on());
-  EXPECT_EQ(here_->state(), "running");
 }
 
 ::testing::AssertionResult MovingVmTest::reaches(const std::string& phase) {

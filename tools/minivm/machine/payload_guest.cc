@@ -256,6 +256,9 @@ WorkloadReport PayloadGuest::report() const {
   const Mailbox& box = *mailbox_;
   WorkloadReport report;
   report.state = state_name();
+  report.failure = failure_;
+  // Memory that comes is another one's counters until it is all there.
+  if (comes_ && !started_) return report;
   report.reads = get(box.reads);
   report.writes = get(box.writes);
   report.verified = get(box.verified);
@@ -278,7 +281,6 @@ WorkloadReport PayloadGuest::report() const {
     report.faults[i] = get(box.faults[i]);
   }
   report.first_fault = text(box.first_fault);
-  report.failure = failure_;
   if (failure_.empty() && get(box.state) == payload::kFailed) {
     report.failure = absl::StrCat("payload: ", text(box.failure));
   }
