@@ -45,9 +45,9 @@ absl::StatusOr<std::unique_ptr<Host>> MovingVmTest::start_host(
   auto disk = serve(*out);
   if (!disk.ok()) return disk.status();
   out->disk = *std::move(disk);
-  std::vector<std::string> words = {
-      "--memory=16M", "--guest=driver",
-      absl::StrCat("--disk=socket=", out->socket(), ",queues=", kQueues)};
+  std::vector<std::string> words = machine_;
+  words.push_back(
+      absl::StrCat("--disk=socket=", out->socket(), ",queues=", kQueues));
   words.insert(words.end(), options.begin(), options.end());
   auto vm = VmProgram::start(words);
   if (!vm.ok()) return vm.status();
@@ -104,8 +104,8 @@ void MovingVmTest::take_over_at(std::unique_ptr<Host> there) {
   EXPECT_EQ(end.report.value("state", ""), "moved");
   EXPECT_EQ(end.report.value("faults", -1), 0) << end.report;
   here_ = std::move(there);
+  EXPECT_TRUE(eventually([this] { return here_->state() == "running"; }));
   EXPECT_TRUE(here_->vm->gets_on());
-  EXPECT_EQ(here_->state(), "running");
 }
 
 ::testing::AssertionResult MovingVmTest::reaches(const std::string& phase) {

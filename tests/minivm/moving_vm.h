@@ -42,7 +42,7 @@ class MovingVmTest : public ::testing::Test {
   // What is not there makes the test skip itself.
   void use(DiskServer server);
 
-  // A host whose VM has `options` besides memory, guest and disk.
+  // A host whose VM has `options` besides `machine_` and a disk.
   absl::StatusOr<std::unique_ptr<Host>> start_host(
       const std::vector<std::string>& options);
   // One with a guest under load, and one that takes a guest.
@@ -70,6 +70,8 @@ class MovingVmTest : public ::testing::Test {
   // How many processes there are that this one started.
   static int processes();
 
+  // Words that every VM gets.
+  std::vector<std::string> machine_ = {"--memory=16M", "--guest=driver"};
   TempDir dir_;
   DiskServer server_ = DiskServer::kModel;
   std::unique_ptr<Host> here_;

@@ -230,9 +230,14 @@ TEST(MinivmOptions, OfAGuestThatComesAreChecked) {
               HasSubstr("not both"));
   EXPECT_THAT(error_of(parse_run({"--restore=/f", "--workload=verify"})),
               HasSubstr("brings its own"));
-  EXPECT_THAT(error_of(parse({"run", "--memory=64M", "--guest=payload",
-                              "--disk=socket=/d", "--restore=/f"})),
-              HasSubstr("need --guest driver"));
+  const auto payload = parse({"run", "--memory=64M", "--guest=payload",
+                              "--disk=socket=/d", "--restore=/f"});
+  ASSERT_TRUE(payload.ok()) << payload.status();
+  EXPECT_EQ(std::get<RunOptions>(*payload).guest, GuestKind::kPayload);
+  EXPECT_THAT(
+      error_of(parse({"run", "--memory=64M", "--guest=payload", "--payload=/p",
+                      "--disk=socket=/d", "--restore=/f"})),
+      HasSubstr("brings its own"));
 }
 
 TEST(MinivmOptions, OfCtlAreChecked) {

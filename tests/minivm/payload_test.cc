@@ -8,6 +8,7 @@
 #include <memory>
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "tests/minivm/kept_kvm.h"
 #include "tests/minivm/vm_fixture.h"
 
@@ -193,6 +194,50 @@ TEST_F(MinivmPayload, SendsFramesFromOneNetToAnother) {
   const WorkloadReport report = vm_->report();
   EXPECT_EQ(report.total_faults(), 0u) << report.first_fault << report.failure;
   EXPECT_GT(report.frames_received, 100u);
+}
+
+// Frames that are in the cable then are lost, as they may be.
+TEST_F(MinivmPayload, GoesOnInAnotherVmWithItsNets) {
+  const Nets nets(dir_.file("near"), dir_.file("far"));
+  const Nets other_nets(dir_.file("near2"), dir_.file("far2"));
+  RunOptions options = nets_options();
+  options.memory = uint64_t{64} << 20;
+  options.guest = GuestKind::kPayload;
+  vm_ = make(options);
+  ASSERT_NE(vm_, nullptr);
+  vm_->start([this] { ended_ = true; });
+  const auto received = [](const Vm& vm) {
+    return vm.report().frames_received;
+  };
+  ASSERT_TRUE(turn_until([&] { return ended_ || received(*vm_) > 100; }));
+  options.devices[0].path = dir_.file("near2");
+  options.devices[1].path = dir_.file("far2");
+  const std::string address = absl::StrCat("unix:", dir_.file("in"));
+  options.incoming = *parse_channel(address);
+  options.workload = {};
+  const std::unique_ptr<Vm> there = make(options);
+  ASSERT_NE(there, nullptr);
+  bool over = false;
+  there->start([&over] { over = true; });
+  ASSERT_EQ(ask(*there, Verb::kStatus), absl::OkStatus());
+  ASSERT_EQ(ask_status({.verb = Verb::kMigrate,
+                        .device = {},
+                        .to = address,
+                        .compare = true}),
+            absl::OkStatus());
+  ASSERT_TRUE(turn_until([this] { return ended_; }));
+  EXPECT_TRUE(vm_->report().moved);
+  vm_ = nullptr;
+  const uint64_t before = received(*there);
+  EXPECT_GT(before, 100u);
+  ASSERT_TRUE(
+      turn_until([&] { return over || received(*there) > before + 100; }));
+  there->finish();
+  ASSERT_TRUE(turn_until([&over] { return over; }));
+  there->close();
+  const WorkloadReport report = there->report();
+  EXPECT_EQ(report.total_faults(), 0u) << report.first_fault << report.failure;
+  EXPECT_EQ(report.state, "ended");
 }
 
 TEST_F(MinivmPayload, MayGoAtAnyTime) {

@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "tools/minivm/guest.h"
 #include "tools/vhostctl/output.h"
+#include "vhostdev/dirty_provider.h"
 #include "vhostdev/dma_memory.h"
 #include "vhostdev/migration.h"
 #include "vhostdev/status.h"
@@ -36,9 +37,11 @@ class Device {
 
   virtual ctl::Json stats() = 0;
 
-  // As a migration sees it; the device outlives the result.  Null: it cannot
-  // be moved.
-  virtual std::unique_ptr<MigrationDevice> migration() { return nullptr; }
+  // As a migration sees it; the device outlives the result.
+  virtual std::unique_ptr<MigrationDevice> migration() = 0;
+  // The guest goes on, after a migration that may have stopped the device or
+  // loaded it: nothing of the guest's waits any more.
+  virtual void guest_goes_on() {}
 };
 
 // Whether a `stop` of `dev` that was not OK leaves nobody who could write to
@@ -62,6 +65,13 @@ class Platform {
   // more RAM of the guest, which is written without a dirty log
   // (DmaMemory::for_each_written).  Null: they are not.
   virtual DmaMemory* driver_memory() { return nullptr; }
+
+  // Who else knows what the guest writes.
+  virtual std::vector<DirtyProvider*> dirty_providers() { return {}; }
+
+  // Behind Guest::load: whether the devices are what their records said.
+  // Errors: kInvalidArgument  names the device.
+  virtual absl::Status check_loaded() { return absl::OkStatus(); }
 
   // What must be done on a turning loop before the guest starts.
   virtual void prepare(Completion done) = 0;

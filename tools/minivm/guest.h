@@ -41,18 +41,20 @@ class Guest {
 
   // Everything another process needs to let this guest go on, besides the
   // guest's memory: bytes with a version in front, opaque to whoever carries
-  // them.  It is paused, and its devices are stopped; nothing changes.  Some 10
-  // bytes for each unit of 4 KiB that was written: 16 MiB for a disk of 8 GiB.
-  // Errors: kFailedPrecondition  not paused; a device is not stopped.
-  //         kUnimplemented       a guest of this kind cannot move.
+  // them.  It is paused, and its devices are stopped; nothing changes.  Of a
+  // driver in this process some 10 bytes for each unit of 4 KiB that was
+  // written: 16 MiB for a disk of 8 GiB.
+  // Errors: kFailedPrecondition  not paused; a device is not stopped, or does
+  //                              something that the guest asked for.
+  //         of KVM.
   virtual absl::StatusOr<std::string> save() const = 0;
 
   // Becomes the guest that `state` is of, in place of one that never started:
   // paused, its devices stopped (VhostDev::start lets them go on), its memory
   // as it was.  start() lets it go on.  After an error it does not run, and is
   // good for nothing.  Blocks nobody.
-  // Errors: kFailedPrecondition  it has a workload of its own; a device lacks
-  //                              features.
+  // Errors: kFailedPrecondition  it has a workload of its own; a device or the
+  //                              processor lacks features.
   //         kDataLoss            the bytes make no sense.
   //         kInvalidArgument     of other devices, or the memory is not there.
   virtual absl::Status load(absl::string_view state) = 0;

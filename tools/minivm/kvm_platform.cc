@@ -7,9 +7,11 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "tools/minivm/files.h"
+#include "tools/minivm/layout.h"
 #include "tools/minivm/machine.h"
 #include "tools/minivm/mmio_device.h"
 #include "tools/vhostctl/output.h"
+#include "vhostdev/dirty_provider.h"
 #include "vhostdev/status.h"
 
 namespace vhost::minivm {
@@ -44,6 +46,18 @@ class SerialLog {
   std::string line_;
 };
 
+// What this process writes to the guest's memory.
+class MailboxWrites final : public DirtyProvider {
+ public:
+  absl::string_view name() const override { return "mailbox"; }
+  absl::Status enable() override { return absl::OkStatus(); }
+  absl::Status sync(DirtySink& sink) override {
+    tell_dirty(kMailboxGpa, kMailboxSize, sink);
+    return absl::OkStatus();
+  }
+  void disable() override {}
+};
+
 class KvmPlatform final : public Platform {
  public:
   explicit KvmPlatform(VhostContext& context) : context_(context) {}
@@ -53,23 +67,21 @@ class KvmPlatform final : public Platform {
     PayloadOptions payload;
     payload.tree = tree;
     payload.workload = options.workload;
-    payload.serial = [this](absl::string_view text) { serial_.append(text); };
     if (!options.payload.empty()) {
       absl::StatusOr<std::vector<std::byte>> elf =
           read_file(options.payload, kMostPayload);
       if (!elf.ok()) return elf.status();
       payload.elf = *std::move(elf);
     }
-    absl::StatusOr<std::unique_ptr<Machine>> machine =
-        Machine::create(context_.loop(), memory, {.cpus = options.cpus});
-    if (!machine.ok()) return machine.status();
-    machine_ = *std::move(machine);
-    VHOST_RETURN_IF_ERROR(add_devices(options));
-    absl::StatusOr<std::unique_ptr<Guest>> guest = make_payload_guest(
-        context_.loop(), memory, *machine_, std::move(payload));
-    if (!guest.ok()) return guest.status();
-    guest_ = *std::move(guest);
-    return absl::OkStatus();
+    return make(memory, options, std::move(payload), /*connect=*/true);
+  }
+
+  // A place for a guest that comes.
+  absl::Status wait(AddressSpace& memory, const RunOptions& options,
+                    bool connect) {
+    PayloadOptions payload;
+    payload.comes = true;
+    return make(memory, options, std::move(payload), connect);
   }
 
   std::vector<Device*> devices() override {
@@ -79,6 +91,17 @@ class KvmPlatform final : public Platform {
   }
 
   Guest& guest() override { return *guest_; }
+
+  std::vector<DirtyProvider*> dirty_providers() override {
+    return {&machine_->dirty_log(), &mailbox_};
+  }
+
+  absl::Status check_loaded() override {
+    for (const auto& device : devices_) {
+      VHOST_RETURN_IF_ERROR(device->check_core());
+    }
+    return absl::OkStatus();
+  }
 
   // The guest reads configuration spaces without waiting.
   void prepare(Completion done) override {
@@ -96,13 +119,28 @@ class KvmPlatform final : public Platform {
   }
 
  private:
-  absl::Status add_devices(const RunOptions& options) {
+  absl::Status make(AddressSpace& memory, const RunOptions& options,
+                    PayloadOptions payload, bool connect) {
+    payload.serial = [this](absl::string_view text) { serial_.append(text); };
+    absl::StatusOr<std::unique_ptr<Machine>> machine =
+        Machine::create(context_.loop(), memory, {.cpus = options.cpus});
+    if (!machine.ok()) return machine.status();
+    machine_ = *std::move(machine);
+    VHOST_RETURN_IF_ERROR(add_devices(options, connect));
+    absl::StatusOr<std::unique_ptr<Guest>> guest = make_payload_guest(
+        context_.loop(), memory, *machine_, std::move(payload));
+    if (!guest.ok()) return guest.status();
+    guest_ = *std::move(guest);
+    return absl::OkStatus();
+  }
+
+  absl::Status add_devices(const RunOptions& options, bool connect) {
     const std::vector<std::string> names = device_names(options.devices);
     for (uint32_t i = 0; i < names.size(); ++i) {
       absl::StatusOr<std::unique_ptr<MmioDevice>> device = MmioDevice::create(
           context_, machine_->vm(), i, names[i], options.devices[i], options);
       if (!device.ok()) return device.status();
-      VHOST_RETURN_IF_ERROR((*device)->connect());
+      if (connect) VHOST_RETURN_IF_ERROR((*device)->connect());
       machine_->add_device((*device)->gpa(), (*device)->transport());
       devices_.push_back(*std::move(device));
     }
@@ -123,6 +161,7 @@ class KvmPlatform final : public Platform {
   VhostContext& context_;
   SerialLog serial_;
   Completion prepared_;
+  MailboxWrites mailbox_;
   // ORDER: of destruction; each uses those before it.
   std::unique_ptr<Machine> machine_;
   std::vector<std::unique_ptr<MmioDevice>> devices_;
@@ -136,6 +175,14 @@ absl::StatusOr<std::unique_ptr<Platform>> make_kvm_platform(
     const std::vector<std::byte>& tree) {
   auto out = std::make_unique<KvmPlatform>(context);
   VHOST_RETURN_IF_ERROR(out->build(memory, options, tree));
+  return out;
+}
+
+absl::StatusOr<std::unique_ptr<Platform>> make_incoming_kvm_platform(
+    VhostContext& context, AddressSpace& memory, const RunOptions& options,
+    bool connect) {
+  auto out = std::make_unique<KvmPlatform>(context);
+  VHOST_RETURN_IF_ERROR(out->wait(memory, options, connect));
   return out;
 }
 

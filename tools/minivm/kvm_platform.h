@@ -22,6 +22,13 @@ absl::StatusOr<std::unique_ptr<Platform>> make_kvm_platform(
     VhostContext& context, AddressSpace& memory, const RunOptions& options,
     const std::vector<std::byte>& tree);
 
+// The same for a guest that comes from another process (Guest::load); without
+// `connect` whoever resets the devices connects them.  The workload of
+// `options` is not looked at.
+absl::StatusOr<std::unique_ptr<Platform>> make_incoming_kvm_platform(
+    VhostContext& context, AddressSpace& memory, const RunOptions& options,
+    bool connect = true);
+
 }  // namespace vhost::minivm
 
 #endif  // TOOLS_MINIVM_KVM_PLATFORM_H_

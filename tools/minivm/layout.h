@@ -16,6 +16,7 @@ inline constexpr uint64_t kAddedMemoryBase = uint64_t{4} << 30;
 
 // Below 1 MiB: what the vCPUs need before the payload runs (KvmMachine).
 inline constexpr uint64_t kMailboxGpa = 0x9'0000;
+inline constexpr uint64_t kMailboxSize = 0x1000;
 inline constexpr uint64_t kTreeGpa = 0xa'0000;  // The device tree, flattened.
 inline constexpr uint64_t kMaxTreeSize = 0x2'0000;
 inline constexpr uint64_t kPayloadGpa = 0x10'0000;  // Where it is linked to.

@@ -12,6 +12,7 @@
 #include "absl/strings/string_view.h"
 #include "tools/minivm/guest.h"
 #include "tools/minivm/workload.h"
+#include "vhostdev/dirty_provider.h"
 #include "vhostdev/event_loop.h"
 #include "vhostdev/memory.h"
 #include "vhostdev/unique_fd.h"
@@ -44,6 +45,9 @@ class Machine {
   // outlives the machine's vCPUs.  Before they run.
   virtual void add_device(uint64_t gpa, VirtioMmio& device) = 0;
 
+  // What the vCPUs write.
+  virtual DirtyProvider& dirty_log() = 0;
+
   // tools/minivm/machine's own side.
   virtual KvmMachine& implementation() = 0;
 };
@@ -55,6 +59,9 @@ struct PayloadOptions {
   Workload workload;
   // What the guest writes to its serial port, in pieces, on the loop.
   absl::AnyInvocable<void(absl::string_view)> serial;
+  // The guest comes from elsewhere (Guest::load), with program, tree and
+  // workload: nothing is put into memory.
+  bool comes = false;
 };
 
 // Loads it into `memory`, which has RAM from 0 on.  `machine` outlives the

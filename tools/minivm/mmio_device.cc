@@ -31,7 +31,9 @@ constexpr FeatureSet kDiskFeatures = kBlkWantedFeatures;
 constexpr FeatureSet kNetFeatures{kNetFeatureMrgRxbuf, kFeatureIndirectDesc,
                                   kFeatureEventIdx, kFeatureVersion1};
 
-uint16_t ring_size(const RunOptions& run) {
+// Of a guest that comes nobody here knows what it has.
+uint16_t largest_ring(const RunOptions& run) {
+  if (comes(run)) return kLargestRing;
   return static_cast<uint16_t>(
       std::bit_ceil(std::clamp(run.workload.depth * kDescriptorsPerRequest,
                                kSmallestRing, kLargestRing)));
@@ -78,7 +80,8 @@ void MmioDevice::make_transport(EventLoop& loop, const RunOptions& run) {
   VirtioMmio::Options options;
   options.name = name_;
   options.device_id = device_.net ? kDeviceIdNet : kDeviceIdBlock;
-  options.queue_sizes.assign(device_.queues, ring_size(run));
+  ring_size_ = largest_ring(run);
+  options.queue_sizes.assign(device_.queues, ring_size_);
   options.config_size = device_.net ? 0 : kBlkConfigSize;
   options.interrupt = [this] { notifiers_->interrupt(); };
   options.failed = [this](const absl::Status& why) {
@@ -120,10 +123,14 @@ void MmioDevice::make_dev(VhostContext& context, std::unique_ptr<VhostOps> ops,
 absl::Status MmioDevice::connect() {
   VHOST_RETURN_IF_ERROR(dev_->run(
       [this](Completion done) { dev_->init(std::move(done)); }, kInitTimeout));
-  const FeatureSet ours = device_.net ? kNetFeatures : kDiskFeatures;
-  return transport_->offer(dev_->get_features(ours, ours));
+  return transport_->offer(offered());
 }
 // [end]
+
+FeatureSet MmioDevice::offered() const {
+  const FeatureSet ours = device_.net ? kNetFeatures : kDiskFeatures;
+  return dev_->get_features(ours, ours);
+}
 
 void MmioDevice::resume(Completion done) {
   start_again(

@@ -2,7 +2,9 @@
 #ifndef TOOLS_MINIVM_MMIO_DEVICE_H_
 #define TOOLS_MINIVM_MMIO_DEVICE_H_
 
+#include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -12,6 +14,7 @@
 #include "tools/minivm/options.h"
 #include "tools/vhostctl/outages.h"
 #include "vhostdev/kvm_notifiers.h"
+#include "vhostdev/migration_records.h"
 #include "vhostdev/net_device.h"
 #include "vhostdev/vhost_dev.h"
 #include "vhostdev/virtio_mmio.h"
@@ -32,11 +35,31 @@ class MmioDevice final : public Device {
   // Connects to the back-end, waits for that, and offers its features.
   // Errors: as VhostDev::init and VirtioMmio::offer.
   absl::Status connect();
+  // The same for a guest that comes, without waiting, whatever was before.
+  void connect(Completion done);
   // Reads what the guest will see of the configuration space.
   void refresh(Completion done) { transport_->refresh_config(std::move(done)); }
   // Stops it and waits for that; the guest does not run.
   absl::Status close();
 
+  // Stops it for a migration, whose guest is paused, and lets it run again, or
+  // for the first time after load_core().
+  void stop(Completion done);
+  void start(Completion done);
+  // What virtio knows of it, stopped so.
+  // Errors: as VirtioMmio::save.
+  absl::StatusOr<DeviceCore> save_core() const;
+  // Accepts the features of one that comes.  Its registers come with its guest;
+  // check_core() says whether they are the same.
+  // Errors: as VhostDev::ack_features; kInvalidArgument.
+  absl::Status load_core(const DeviceCore& core);
+  absl::Status check_core() const;
+  // Tells the guest if its back-end's configuration is another one.
+  void look_at_config() { transport_->config_changed(); }
+
+  const DeviceOptions& options() const { return device_; }
+  uint16_t ring_size() const { return ring_size_; }
+  FeatureSet offered() const;
   VirtioMmio& transport() { return *transport_; }
   uint64_t gpa() const { return gpa_; }
 
@@ -44,6 +67,8 @@ class MmioDevice final : public Device {
   VhostDev& dev() override { return *dev_; }
   void pause(Completion done) override { transport_->pause(std::move(done)); }
   void resume(Completion done) override;
+  std::unique_ptr<MigrationDevice> migration() override;
+  void guest_goes_on() override;
   absl::Status set_masked(uint32_t queue, bool masked) override;
   ctl::Json stats() override;
 
@@ -59,6 +84,9 @@ class MmioDevice final : public Device {
   const uint64_t gpa_;
   const std::string name_;
   const DeviceOptions device_;
+  uint16_t ring_size_ = 0;  // At most.
+  bool held_ = false;       // By a migration: it stopped, or was loaded.
+  std::optional<DeviceCore> core_;  // Of one that came.
   ctl::Outages outages_;
   std::string failure_;  // What the guest asked for last and failed.
   // ORDER: of destruction; each uses those before it.

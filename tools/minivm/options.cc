@@ -242,9 +242,8 @@ std::string help_text() {
       "usage:\n"
       "  minivm run --memory SIZE --guest driver|payload [OPTION...]\n"
       "      runs a virtual machine whose guest verifies its disks and nets\n"
-      "      or, with --incoming or --restore, one that moves here: memory "
-      "and\n"
-      "      devices as there, and the workload goes on\n"
+      "      or, with --incoming or --restore, one that moves here: memory,\n"
+      "      vCPUs and devices as there, and the workload goes on\n"
       "  minivm ctl PATH status|stats|resume|quit [--json]\n"
       "  minivm ctl PATH pause [--devices [--no-drain]] [--json]\n"
       "  minivm ctl PATH add-memory SIZE [--json]\n"
@@ -295,15 +294,14 @@ absl::Status check(const RunOptions& options) {
   if (!options.guest.has_value()) return wrong("--guest is needed");
   if (options.devices.empty()) return wrong("--disk or --net is needed");
   const bool driver = *options.guest == GuestKind::kDriver;
-  const bool comes = options.incoming.has_value() || !options.restore.empty();
-  if (comes && !driver) {
-    return wrong("--incoming and --restore need --guest driver");
-  }
   if (options.incoming.has_value() && !options.restore.empty()) {
     return wrong("--incoming or --restore, not both");
   }
-  if (comes && options.workload_given) {
+  if (comes(options) && options.workload_given) {
     return wrong("--workload: the guest that comes brings its own");
+  }
+  if (comes(options) && !options.payload.empty()) {
+    return wrong("--payload: the guest that comes brings its own");
   }
   if (driver && !options.payload.empty()) {
     return wrong("--payload needs --guest payload");

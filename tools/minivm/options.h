@@ -60,6 +60,11 @@ struct RunOptions {
   bool ioeventfd = true;
 };
 
+// Whether the guest comes from elsewhere.
+inline bool comes(const RunOptions& options) {
+  return options.incoming.has_value() || !options.restore.empty();
+}
+
 // `minivm ctl`.
 struct CtlOptions {
   std::string socket;

@@ -62,12 +62,11 @@ absl::Status Vm::build() {
   }
   VHOST_RETURN_IF_ERROR(memory_.create(options_.memory));
   const auto make = [&] {
+    if (comes(options_)) return make_incoming(/*connect=*/true);
     if (payload) {
       return make_kvm_platform(context_, address_space_, options_, *tree);
     }
-    return comes() ? make_incoming_driver_platform(context_, address_space_,
-                                                   options_)
-                   : make_driver_platform(context_, address_space_, options_);
+    return make_driver_platform(context_, address_space_, options_);
   };
   absl::StatusOr<std::unique_ptr<Platform>> platform = make();
   if (!platform.ok()) return platform.status();
@@ -76,8 +75,12 @@ absl::Status Vm::build() {
   return build_control();
 }
 
-bool Vm::comes() const {
-  return options_.incoming.has_value() || !options_.restore.empty();
+absl::StatusOr<std::unique_ptr<Platform>> Vm::make_incoming(bool connect) {
+  return options_.guest == GuestKind::kPayload
+             ? make_incoming_kvm_platform(context_, address_space_, options_,
+                                          connect)
+             : make_incoming_driver_platform(context_, address_space_, options_,
+                                             connect);
 }
 
 // ORDER: what uses the old one goes first.
@@ -93,8 +96,7 @@ void Vm::take_platform(std::unique_ptr<Platform> platform) {
 absl::StatusOr<VmMigration::Parts> Vm::renew() {
   if (!std::exchange(used_, true)) return migration_parts();
   absl::StatusOr<std::unique_ptr<Platform>> platform =
-      make_incoming_driver_platform(context_, address_space_, options_,
-                                    /*connect=*/false);
+      make_incoming(/*connect=*/false);
   if (!platform.ok()) return platform.status();
   take_platform(*std::move(platform));
   for (const GuestMemory::Piece& piece : memory_.pieces()) {
@@ -119,7 +121,7 @@ VmMigration::Parts Vm::migration_parts() {
 }
 
 absl::Status Vm::build_incoming() {
-  if (!comes()) return absl::OkStatus();
+  if (!comes(options_)) return absl::OkStatus();
   absl::StatusOr<std::unique_ptr<Incoming>> incoming = Incoming::create(
       context_, options_,
       {.renew = [this] { return renew(); },

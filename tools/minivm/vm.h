@@ -68,8 +68,8 @@ class Vm {
   Vm(EventLoop& loop, const RunOptions& options);
   absl::Status build();
 
-  // Whether its guest comes from elsewhere.
-  bool comes() const;
+  // A place for a guest from elsewhere.
+  absl::StatusOr<std::unique_ptr<Platform>> make_incoming(bool connect);
   // Whether one came that does not run, and perhaps does nowhere else.
   bool has_copy() const;
   VmMigration::Parts migration_parts();

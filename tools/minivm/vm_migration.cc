@@ -49,13 +49,7 @@ absl::Status DriverWrites::sync(DirtySink& sink) {
 VmMigration::VmMigration(Parts parts, bool no_drain)
     : parts_(parts), no_drain_(no_drain) {
   for (Device* const device : parts_.platform.devices()) {
-    std::unique_ptr<MigrationDevice> one = device->migration();
-    if (one != nullptr) {
-      devices_.push_back(std::move(one));
-    } else {
-      blockers_.push_back(absl::StrCat(
-          device->name(), ": a device of a guest on KVM does not move"));
-    }
+    devices_.push_back(device->migration());
   }
   if (const DmaMemory* const memory = parts_.platform.driver_memory()) {
     driver_writes_.emplace(*memory);
@@ -177,11 +171,10 @@ std::vector<MigrationDevice*> VmMigration::devices() {
 }
 
 std::vector<DirtyProvider*> VmMigration::dirty_providers() {
-  if (!driver_writes_.has_value()) return {};
-  return {&*driver_writes_};
+  std::vector<DirtyProvider*> out = parts_.platform.dirty_providers();
+  if (driver_writes_.has_value()) out.push_back(&*driver_writes_);
+  return out;
 }
-
-std::vector<std::string> VmMigration::migration_blockers() { return blockers_; }
 
 // [guest]
 void VmMigration::pause_guest(bool drain, Completion done) {
@@ -190,6 +183,9 @@ void VmMigration::pause_guest(bool drain, Completion done) {
 }
 
 void VmMigration::resume_guest(Completion done) {
+  for (Device* const device : parts_.platform.devices()) {
+    device->guest_goes_on();
+  }
   parts_.pauser.resume(later(std::move(done)));
 }
 
@@ -199,11 +195,15 @@ absl::StatusOr<std::string> VmMigration::save_guest() {
 
 absl::Status VmMigration::load_guest(absl::string_view bytes) {
   VHOST_RETURN_IF_ERROR(memory_failure_);
-  return parts_.platform.guest().load(bytes);
+  VHOST_RETURN_IF_ERROR(parts_.platform.guest().load(bytes));
+  return parts_.platform.check_loaded();
 }
 
 void VmMigration::start_guest(Completion done) {
   Completion tell = later(std::move(done));
+  for (Device* const device : parts_.platform.devices()) {
+    device->guest_goes_on();
+  }
   tell(start_ ? start_() : absl::InternalError("nobody starts a guest here"));
 }
 // [end]

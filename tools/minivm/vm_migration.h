@@ -65,7 +65,6 @@ class VmMigration final : public MigrationVmm {
   std::vector<MigrationRam> ram() override;
   std::vector<MigrationDevice*> devices() override;
   std::vector<DirtyProvider*> dirty_providers() override;
-  std::vector<std::string> migration_blockers() override;
   void pause_guest(bool drain, Completion done) override;
   void resume_guest(Completion done) override;
   absl::StatusOr<std::string> save_guest() override;
@@ -83,7 +82,6 @@ class VmMigration final : public MigrationVmm {
   const Parts parts_;
   const bool no_drain_;
   std::vector<std::unique_ptr<MigrationDevice>> devices_;
-  std::vector<std::string> blockers_;
   std::optional<DriverWrites> driver_writes_;
   absl::AnyInvocable<absl::Status()> start_;
   // Of memory that was added and did not come to stay.

@@ -5,6 +5,7 @@
 #include <linux/kvm.h>
 #include <sys/ioctl.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <tuple>
@@ -30,6 +31,7 @@ constexpr Capability kNeeded[] = {
     {KVM_CAP_EXT_CPUID, "KVM_CAP_EXT_CPUID"},
     {KVM_CAP_MP_STATE, "KVM_CAP_MP_STATE"},
     {KVM_CAP_NR_MEMSLOTS, "KVM_CAP_NR_MEMSLOTS"},
+    {KVM_CAP_IMMEDIATE_EXIT, "KVM_CAP_IMMEDIATE_EXIT"},
 };
 
 // Flexible arrays make kvm_cpuid2 of <linux/kvm.h> larger in C++ than in C,
@@ -100,6 +102,7 @@ absl::Status Kvm::set_up() {
       kvm_ioctl_word(kvm_, KVM_GET_VCPU_MMAP_SIZE, "KVM_GET_VCPU_MMAP_SIZE");
   if (!size.ok()) return size.status();
   run_size_ = static_cast<size_t>(*size);
+  VHOST_RETURN_IF_ERROR(read_processor());
   // Of the kernel's making it is O_CLOEXEC.
   const auto vm = kvm_ioctl_word(kvm_, KVM_CREATE_VM, "KVM_CREATE_VM");
   if (!vm.ok()) return vm.status();
@@ -118,16 +121,35 @@ absl::StatusOr<UniqueFd> Kvm::create_vcpu(uint32_t index) const {
       kvm_ioctl_word(vm_, KVM_CREATE_VCPU, "KVM_CREATE_VCPU", index);
   if (!fd.ok()) return fd.status();
   UniqueFd vcpu(*fd);
+  VHOST_RETURN_IF_ERROR(set_processor(vcpu, processor_));
+  return vcpu;
+}
+
+absl::Status Kvm::read_processor() {
   constexpr uint32_t kMostEntries = 256;
+  KvmCpuid head{.entries = kMostEntries, .padding = 0};
   // The entries follow their number.
-  std::vector<std::byte> cpuid(sizeof(KvmCpuid) +
+  std::vector<std::byte> cpuid(sizeof(head) +
                                kMostEntries * sizeof(kvm_cpuid_entry2));
-  std::memcpy(cpuid.data(), &kMostEntries, sizeof(kMostEntries));
+  std::memcpy(cpuid.data(), &head, sizeof(head));
   VHOST_RETURN_IF_ERROR(kvm_ioctl(kvm_, kGetSupportedCpuid,
                                   "KVM_GET_SUPPORTED_CPUID", cpuid.data()));
-  VHOST_RETURN_IF_ERROR(
-      kvm_ioctl(vcpu, kSetCpuid, "KVM_SET_CPUID2", cpuid.data()));
-  return vcpu;
+  std::memcpy(&head, cpuid.data(), sizeof(head));
+  processor_.resize(std::min(head.entries, kMostEntries));
+  std::memcpy(processor_.data(), cpuid.data() + sizeof(head),
+              processor_.size() * sizeof(kvm_cpuid_entry2));
+  return absl::OkStatus();
+}
+
+absl::Status set_processor(FdRef vcpu,
+                           std::span<const kvm_cpuid_entry2> processor) {
+  const KvmCpuid head{.entries = static_cast<uint32_t>(processor.size()),
+                      .padding = 0};
+  std::vector<std::byte> cpuid(sizeof(head) + processor.size_bytes());
+  std::memcpy(cpuid.data(), &head, sizeof(head));
+  std::memcpy(cpuid.data() + sizeof(head), processor.data(),
+              processor.size_bytes());
+  return kvm_ioctl(vcpu, kSetCpuid, "KVM_SET_CPUID2", cpuid.data());
 }
 
 absl::Status Kvm::pulse(uint32_t gsi) const {

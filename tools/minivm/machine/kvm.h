@@ -2,9 +2,13 @@
 #ifndef TOOLS_MINIVM_MACHINE_KVM_H_
 #define TOOLS_MINIVM_MACHINE_KVM_H_
 
+#include <linux/kvm.h>
+
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <type_traits>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -31,8 +35,11 @@ class Kvm {
   bool readonly_memory() const { return readonly_memory_; }
   size_t run_size() const { return run_size_; }  // Bytes, of a vCPU's kvm_run.
 
-  // A vCPU that has all features of the processor that KVM supports.
+  // The processor of a vCPU: all features of this one that KVM supports.
+  const std::vector<kvm_cpuid_entry2>& processor() const { return processor_; }
+  // A vCPU of that kind.
   absl::StatusOr<UniqueFd> create_vcpu(uint32_t index) const;
+  FdRef file() const { return kvm_; }  // /dev/kvm
 
   // A pulse on an interrupt line, without irqfd.
   absl::Status pulse(uint32_t gsi) const;
@@ -40,13 +47,19 @@ class Kvm {
  private:
   Kvm() = default;
   absl::Status set_up();
+  absl::Status read_processor();
 
   UniqueFd kvm_;
   UniqueFd vm_;
   uint32_t slots_ = 0;
   bool readonly_memory_ = false;
   size_t run_size_ = 0;
+  std::vector<kvm_cpuid_entry2> processor_;
 };
+
+// What a vCPU that did not run yet takes its processor for.
+absl::Status set_processor(FdRef vcpu,
+                           std::span<const kvm_cpuid_entry2> processor);
 
 }  // namespace vhost::minivm
 

@@ -46,6 +46,7 @@ KvmMachine::KvmMachine(EventLoop& loop, AddressSpace& memory, Kvm kvm)
     : loop_(loop),
       memory_(memory),
       kvm_(std::move(kvm)),
+      processor_(kvm_.processor()),
       slots_(kvm_),
       alive_(std::make_shared<bool>(true)) {}
 
@@ -69,6 +70,7 @@ absl::Status KvmMachine::set_up(uint32_t cpus) {
 
 void KvmMachine::add_device(uint64_t gpa, VirtioMmio& device) {
   adaptors_.push_back(std::make_unique<MmioDevice>(device));
+  transports_.push_back({.gpa = gpa, .registers = &device});
   devices_.Update(memory_bus_.add(gpa, kMmioWindowSize, *adaptors_.back()));
 }
 

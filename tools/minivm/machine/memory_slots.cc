@@ -70,12 +70,68 @@ absl::Status MemorySlots::set(const Slot& slot, uint64_t size) {
   if (section.readonly && kvm_.readonly_memory()) {
     region.flags = KVM_MEM_READONLY;
   }
+  if (logging_) region.flags |= KVM_MEM_LOG_DIRTY_PAGES;
   region.guest_phys_addr = section.gpa;
   region.memory_size = size;
   region.userspace_addr = reinterpret_cast<uintptr_t>(section.host());
   return annotate(kvm_ioctl(kvm_.vm(), KVM_SET_USER_MEMORY_REGION,
                             "KVM_SET_USER_MEMORY_REGION", &region),
                   absl::StrCat("memory at 0x", absl::Hex(section.gpa)));
+}
+
+// ---------------------------------------------------------------------------
+// What vCPUs write
+// ---------------------------------------------------------------------------
+
+absl::Status MemorySlots::enable() {
+  const absl::Status enabled = set_logging(true);
+  if (!enabled.ok()) disable();
+  return enabled;
+}
+
+// What was logged and not asked for is forgotten; that it costs the guest
+// something is all that can go wrong.
+void MemorySlots::disable() { set_logging(false).IgnoreError(); }
+
+absl::Status MemorySlots::set_logging(bool logging) {
+  logging_ = logging;
+  absl::Status first;
+  for (const auto& [gpa, slot] : slots_) {
+    first.Update(set(slot, slot.section.size));
+  }
+  return first;
+}
+
+absl::Status MemorySlots::sync(DirtySink& sink) {
+  for (const auto& [gpa, slot] : slots_) {
+    const uint64_t pages = slot.section.size / kLogPageSize;
+    std::vector<uint64_t> bitmap((pages + kLogWordPages - 1) / kLogWordPages);
+    kvm_dirty_log log{};
+    log.slot = slot.number;
+    log.dirty_bitmap = bitmap.data();
+    VHOST_RETURN_IF_ERROR(annotate(
+        kvm_ioctl(kvm_.vm(), KVM_GET_DIRTY_LOG, "KVM_GET_DIRTY_LOG", &log),
+        absl::StrCat("memory at 0x", absl::Hex(gpa))));
+    tell_bitmap(bitmap, gpa, sink);
+  }
+  return absl::OkStatus();
+}
+
+// A word of the bitmap is two of the sink's, where its first page is not the
+// first of one.
+void tell_bitmap(std::span<const uint64_t> bitmap, uint64_t gpa,
+                 DirtySink& sink) {
+  uint64_t page = gpa / kLogPageSize;
+  const uint64_t shift = page % kLogWordPages;
+  page -= shift;
+  uint64_t carried = 0;
+  for (const uint64_t word : bitmap) {
+    const uint64_t bits = word << shift | carried;
+    if (bits != 0) sink.dirty(page, bits);
+    carried = shift == 0 ? 0 : word >> (kLogWordPages - shift);
+    page += kLogWordPages;
+  }
+  if (carried != 0) sink.dirty(page, carried);
 }
 
 }  // namespace vhost::minivm

@@ -1,21 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <algorithm>
-#include <atomic>
+#include "tools/minivm/machine/payload_guest.h"
+
 #include <chrono>
 #include <cstring>
-#include <memory>
-#include <string>
-#include <utility>
+#include <iterator>
 
 #include "absl/strings/str_cat.h"
 #include "tests/guest/payload/boot.h"
-#include "tests/guest/payload/mailbox.h"
 #include "tools/minivm/layout.h"
-#include "tools/minivm/machine.h"
 #include "tools/minivm/machine/elf_loader.h"
-#include "tools/minivm/machine/kvm_machine.h"
 #include "tools/minivm/machine/payload_elf.h"
-#include "tools/minivm/machine/serial.h"
 #include "vhostdev/status.h"
 
 namespace vhost::minivm {
@@ -51,107 +45,24 @@ std::string text(const char (&field)[kSize]) {
   return result;
 }
 
-class PayloadGuest final : public Guest {
- public:
-  PayloadGuest(EventLoop& loop, KvmMachine& machine, PayloadOptions options)
-      : loop_(loop),
-        machine_(machine),
-        workload_(options.workload),
-        serial_(loop, std::move(options.serial)),
-        doorbell_(*this),
-        alive_(std::make_shared<bool>(true)) {}
-  ~PayloadGuest() override { machine_.stop(); }
+}  // namespace
 
-  absl::Status load(const AddressSpace& memory, const PayloadOptions& options);
-
-  absl::Status start(absl::AnyInvocable<void()> ended) override;
-  void pause(Completion done) override;
-  void resume() override;
-  void hold(Completion done) override;
-  void release() override;
-  void finish() override;
-  void kill() override;
-  absl::StatusOr<std::string> save() const override {
-    return absl::UnimplementedError("save: a guest on KVM stays where it is");
+absl::Status PayloadGuest::set_up(const AddressSpace& memory,
+                                  const PayloadOptions& options) {
+  std::byte* const mailbox = memory.translate(kMailboxGpa, sizeof(Mailbox));
+  if (mailbox == nullptr) {
+    return absl::InvalidArgumentError("no RAM for the mailbox");
   }
-  absl::Status load(absl::string_view) override {
-    return absl::UnimplementedError("load: a guest on KVM comes from nowhere");
-  }
-  WorkloadReport report() const override;
-  uint64_t exits() const override { return machine_.exits(); }
+  ram_ = memory.find(kMailboxGpa)->region;
+  mailbox_ = reinterpret_cast<Mailbox*>(mailbox);
+  if (!comes_) VHOST_RETURN_IF_ERROR(put_program(memory, options));
+  VHOST_RETURN_IF_ERROR(
+      machine_.port_bus().add(kSerialPort, Serial::kPorts, serial_));
+  return machine_.port_bus().add(payload::kDoorbellPort, 1, doorbell_);
+}
 
- private:
-  // The guest says that Mailbox::state changed.
-  class Doorbell final : public BusDevice {
-   public:
-    explicit Doorbell(PayloadGuest& guest) : guest_(guest) {}
-    void read(uint64_t offset, std::span<std::byte> out) override {
-      static_cast<void>(offset);
-      std::fill(out.begin(), out.end(), std::byte{0xff});
-    }
-    bool write(uint64_t offset, std::span<const std::byte> bytes,
-               EventLoop::Callback done) override {
-      static_cast<void>(offset);
-      static_cast<void>(bytes);
-      static_cast<void>(done);
-      // One is on its way at most.  Cleared before the look: none is missed.
-      if (!rung_.exchange(true)) {
-        guest_.post([this] {
-          rung_ = false;
-          guest_.look_at_state();
-        });
-      }
-      return false;
-    }
-
-   private:
-    PayloadGuest& guest_;
-    std::atomic<bool> rung_{false};
-  };
-
-  // Any thread: runs on the loop, if the guest is still there.
-  void post(absl::AnyInvocable<void()> callback) {
-    loop_.post([alive = std::weak_ptr<bool>(alive_),
-                callback = std::move(callback)]() mutable {
-      if (!alive.expired()) callback();
-    });
-  }
-
-  void init_mailbox();
-  void command(payload::Command wanted);
-  u32 commanded() const { return get(mailbox_->command); }
-  void wake();
-  void look_at_state();
-  void end();
-  void answer_hold(absl::Status status);
-  void watch();
-  u64 progress() const;
-  const char* state_name() const;
-
-  EventLoop& loop_;
-  KvmMachine& machine_;
-  const Workload workload_;
-  std::shared_ptr<const MemoryRegion> ram_;  // Where the mailbox is.
-  Mailbox* mailbox_ = nullptr;
-  uint64_t entry_ = 0;
-  Serial serial_;
-  Doorbell doorbell_;
-  absl::AnyInvocable<void()> ended_;
-  Completion holding_;
-  std::unique_ptr<EventLoop::Timer> hold_timer_;
-  std::unique_ptr<EventLoop::Timer> watchdog_;
-  std::unique_ptr<EventLoop::Timer> finish_timer_;
-  u64 seen_progress_ = 0;
-  bool started_ = false;
-  bool paused_ = false;
-  bool over_ = false;
-  bool killed_ = false;
-  std::string failure_;  // Of the machine.
-  std::shared_ptr<bool> alive_;
-};
-
-absl::Status PayloadGuest::load(const AddressSpace& memory,
-                                const PayloadOptions& options) {
+absl::Status PayloadGuest::put_program(const AddressSpace& memory,
+                                       const PayloadOptions& options) {
   const std::span<const std::byte> file =
       options.elf.empty() ? payload_elf() : std::span(options.elf);
   const absl::StatusOr<ElfProgram> program = parse_elf(file);
@@ -163,19 +74,16 @@ absl::Status PayloadGuest::load(const AddressSpace& memory,
         "device tree of ", options.tree.size(), " bytes, of ", kMaxTreeSize));
   }
   std::byte* const tree = memory.translate(kTreeGpa, kMaxTreeSize);
-  std::byte* const mailbox = memory.translate(kMailboxGpa, sizeof(Mailbox));
-  if (tree == nullptr || mailbox == nullptr) {
-    return absl::InvalidArgumentError("no RAM for the device tree and mailbox");
+  if (tree == nullptr) {
+    return absl::InvalidArgumentError("no RAM for the device tree");
   }
   std::fill_n(tree, kMaxTreeSize, std::byte{0});
   std::copy(options.tree.begin(), options.tree.end(), tree);
-  ram_ = memory.find(kMailboxGpa)->region;
-  mailbox_ = reinterpret_cast<Mailbox*>(mailbox);
   init_mailbox();
-  VHOST_RETURN_IF_ERROR(
-      machine_.port_bus().add(kSerialPort, Serial::kPorts, serial_));
-  return machine_.port_bus().add(payload::kDoorbellPort, 1, doorbell_);
+  return absl::OkStatus();
 }
+
+u32 PayloadGuest::commanded() const { return get(mailbox_->command); }
 
 void PayloadGuest::init_mailbox() {
   *mailbox_ = Mailbox{};
@@ -190,23 +98,30 @@ void PayloadGuest::init_mailbox() {
 
 absl::Status PayloadGuest::start(absl::AnyInvocable<void()> ended) {
   if (started_) return absl::FailedPreconditionError("guest: runs already");
+  if (comes_ && !loaded_) {
+    return absl::FailedPreconditionError("guest: none has come");
+  }
   // It does not fail later than here without `ended`.
-  VHOST_RETURN_IF_ERROR(annotate(
-      machine_.start(
-          entry_, kTreeGpa,
-          [this, alive = std::weak_ptr<bool>(alive_)](std::string why) {
-            if (alive.expired()) return;
-            failure_ = std::move(why);
-            end();
-          }),
-      "guest"));
+  VHOST_RETURN_IF_ERROR(annotate(start_machine(), "guest"));
   started_ = true;
   ended_ = std::move(ended);
   if (workload_.seconds.has_value()) {
-    finish_timer_ =
-        loop_.timer(loop_.now() + *workload_.seconds, [this] { finish(); });
+    finish_at_ = loop_.now() + *workload_.seconds;
+    finish_timer_ = loop_.timer(*finish_at_, [this] { finish(); });
   }
+  if (loaded_) go_on_working();
   watch();
+  return absl::OkStatus();
+}
+
+absl::Status PayloadGuest::start_machine() {
+  auto failed = [this, alive = std::weak_ptr<bool>(alive_)](std::string why) {
+    if (alive.expired()) return;
+    failure_ = std::move(why);
+    end();
+  };
+  if (!loaded_) return machine_.start(entry_, kTreeGpa, std::move(failed));
+  machine_.go_on(std::move(failed));
   return absl::OkStatus();
 }
 
@@ -341,6 +256,9 @@ WorkloadReport PayloadGuest::report() const {
   const Mailbox& box = *mailbox_;
   WorkloadReport report;
   report.state = state_name();
+  report.failure = failure_;
+  // Memory that comes is another one's counters until it is all there.
+  if (comes_ && !started_) return report;
   report.reads = get(box.reads);
   report.writes = get(box.writes);
   report.verified = get(box.verified);
@@ -363,14 +281,11 @@ WorkloadReport PayloadGuest::report() const {
     report.faults[i] = get(box.faults[i]);
   }
   report.first_fault = text(box.first_fault);
-  report.failure = failure_;
   if (failure_.empty() && get(box.state) == payload::kFailed) {
     report.failure = absl::StrCat("payload: ", text(box.failure));
   }
   return report;
 }
-
-}  // namespace
 
 absl::StatusOr<std::unique_ptr<Guest>> make_payload_guest(
     EventLoop& loop, AddressSpace& memory, Machine& machine,
@@ -380,7 +295,7 @@ absl::StatusOr<std::unique_ptr<Guest>> make_payload_guest(
   images.tree = std::move(options.tree);
   auto guest = std::make_unique<PayloadGuest>(loop, machine.implementation(),
                                               std::move(options));
-  VHOST_RETURN_IF_ERROR(annotate(guest->load(memory, images), "payload"));
+  VHOST_RETURN_IF_ERROR(annotate(guest->set_up(memory, images), "payload"));
   return guest;
 }
 

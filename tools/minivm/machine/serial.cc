@@ -60,4 +60,12 @@ bool Serial::write(uint64_t offset, std::span<const std::byte> bytes,
   return false;
 }
 
+void Serial::save(StateWriter& out) const {
+  for (const std::atomic<uint8_t>& value : registers_) out.u8(value);
+}
+
+void Serial::load(StateReader& in) {
+  for (std::atomic<uint8_t>& value : registers_) value = in.u8();
+}
+
 }  // namespace vhost::minivm

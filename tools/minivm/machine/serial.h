@@ -2,6 +2,8 @@
 #ifndef TOOLS_MINIVM_MACHINE_SERIAL_H_
 #define TOOLS_MINIVM_MACHINE_SERIAL_H_
 
+#include <array>
+#include <atomic>
 #include <memory>
 #include <string>
 
@@ -11,6 +13,7 @@
 #include "absl/synchronization/mutex.h"
 #include "tools/minivm/machine/bus.h"
 #include "vhostdev/event_loop.h"
+#include "vhostdev/state_bytes.h"
 
 namespace vhost::minivm {
 
@@ -27,6 +30,10 @@ class Serial final : public BusDevice {
   void read(uint64_t offset, std::span<std::byte> out) override;
   bool write(uint64_t offset, std::span<const std::byte> bytes,
              EventLoop::Callback done) override;
+
+  // The registers, while the guest does not run; loop thread.
+  void save(StateWriter& out) const;
+  void load(StateReader& in);
 
  private:
   // Shared with what is posted, which may be left over.

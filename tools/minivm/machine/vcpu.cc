@@ -108,9 +108,8 @@ void Vcpu::start() {
 bool Vcpu::pause() {
   absl::MutexLock lock(&gate_->mutex);
   gate_->paused = true;
-  if (!gate_->inside) return true;
-  kick();
-  return false;
+  if (gate_->inside) kick();
+  return gate_->rests();
 }
 
 void Vcpu::resume() {
@@ -120,7 +119,16 @@ void Vcpu::resume() {
 
 bool Vcpu::out_of_guest() const {
   absl::MutexLock lock(&gate_->mutex);
-  return !gate_->inside;
+  return gate_->rests();
+}
+
+bool Vcpu::between_instructions() const {
+  absl::MutexLock lock(&gate_->mutex);
+  if (!gate_->paused || gate_->stopped) return false;
+  gate_->mutex.Await(absl::Condition(
+      +[](Gate* gate) ABSL_NO_THREAD_SAFETY_ANALYSIS { return gate->rests(); },
+      gate_.get()));
+  return !gate_->stopped && !gate_->unfinished;
 }
 
 void Vcpu::stop() {
@@ -141,7 +149,7 @@ void Vcpu::run() {
       absl::MutexLock lock(&gate_->mutex);
       gate_->inside = false;
       if (!goes_on) gate_->stopped = true;
-      parked = gate_->paused;
+      parked = gate_->paused && gate_->rests();
     }
     if (parked) events_.parked();
   }
@@ -154,6 +162,7 @@ bool Vcpu::pass_gate() {
            ABSL_NO_THREAD_SAFETY_ANALYSIS { return gate->may_pass(); },
       gate_.get()));
   gate_->inside = !gate_->stopped;
+  run_->immediate_exit = gate_->paused ? 1 : 0;
   return gate_->inside;
 }
 
@@ -161,20 +170,13 @@ bool Vcpu::run_once() {
   const int result = ::ioctl(fd_.get(), KVM_RUN, 0);
   const int error = errno;
   exits_.fetch_add(1, std::memory_order_relaxed);
-  if (result < 0) {
-    if (error == EAGAIN) return true;
-    if (error != EINTR) {
-      return fail(std::string(errno_status(error, "KVM_RUN").message()));
-    }
-    // The kick stays pending.
-    sigset_t kicks;
-    sigemptyset(&kicks);
-    sigaddset(&kicks, kick_signal());
-    constexpr timespec kNow{};
-    while (sigtimedwait(&kicks, nullptr, &kNow) >= 0) {
-    }
-    return true;
+  {
+    const uint32_t why = run_->exit_reason;
+    absl::MutexLock lock(&gate_->mutex);
+    gate_->unfinished =
+        result == 0 && (why == KVM_EXIT_IO || why == KVM_EXIT_MMIO);
   }
+  if (result < 0) return interrupted(error);
   switch (run_->exit_reason) {
     case KVM_EXIT_IO:
       return exit_to_port();
@@ -186,6 +188,21 @@ bool Vcpu::run_once() {
     default:
       return fail(describe_exit());
   }
+}
+
+bool Vcpu::interrupted(int error) {
+  if (error == EAGAIN) return true;
+  if (error != EINTR) {
+    return fail(std::string(errno_status(error, "KVM_RUN").message()));
+  }
+  // The kick stays pending.
+  sigset_t kicks;
+  sigemptyset(&kicks);
+  sigaddset(&kicks, kick_signal());
+  constexpr timespec kNow{};
+  while (sigtimedwait(&kicks, nullptr, &kNow) >= 0) {
+  }
+  return true;
 }
 
 bool Vcpu::exit_to_port() {

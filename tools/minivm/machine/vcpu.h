@@ -59,7 +59,7 @@ class Vcpu {
 
   uint32_t index() const { return index_; }
 
-  // Before start(), or on its thread.
+  // Before start(), or on its thread, or while it is paused.
   absl::StatusOr<kvm_regs> registers() const;
   absl::Status set_registers(kvm_regs registers);
   absl::StatusOr<kvm_sregs> special_registers() const;
@@ -74,6 +74,11 @@ class Vcpu {
   bool pause();
   void resume();
   bool out_of_guest() const;
+  // Whether it is paused between two instructions, so that its state is whole:
+  // it is not if it waits for a write.  Waits for what its thread does at once.
+  bool between_instructions() const;
+  // For KVM's requests about it.
+  FdRef file() const { return fd_; }
   // Gets it out for good.
   void stop();
 
@@ -88,9 +93,15 @@ class Vcpu {
     bool paused ABSL_GUARDED_BY(mutex) = false;
     bool waiting ABSL_GUARDED_BY(mutex) = false;  // For a write.
     bool inside ABSL_GUARDED_BY(mutex) = false;   // Beyond the gate.
+    // It left within an instruction, which KVM ends when it is entered again.
+    bool unfinished ABSL_GUARDED_BY(mutex) = false;
 
+    // One that is paused ends its instruction, and is out again at once.
     bool may_pass() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
-      return stopped || (!paused && !waiting);
+      return stopped || (!waiting && (!paused || unfinished));
+    }
+    bool rests() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+      return !inside && (stopped || !may_pass());
     }
   };
 
@@ -106,6 +117,7 @@ class Vcpu {
   bool pass_gate();
   // False: it cannot go on.
   bool run_once();
+  bool interrupted(int error);
   bool exit_to_port();
   bool exit_to_memory();
   bool write(VcpuEvents::Space space, uint64_t address,
