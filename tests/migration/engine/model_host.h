@@ -3,19 +3,25 @@
 #define TESTS_MIGRATION_ENGINE_MODEL_HOST_H_
 
 #include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <chrono>
 #include <cstdlib>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "tests/fakes/block_ring.h"
+#include "tests/migration/engine/open_fds.h"
 #include "tests/migration/engine/toy_vmm.h"
 #include "vhostdev/event_loop.h"
+#include "vhostdev/migration.h"
 #include "vhostdev/testing/model_backend.h"
 #include "vhostdev/testing/model_blk.h"
 #include "vhostdev/vhost_user.h"
@@ -97,6 +103,84 @@ class Host {
  public:
   std::vector<std::unique_ptr<testing::ModelBackend>> backends;
   std::unique_ptr<ToyVmm> vmm;
+};
+
+// Two hosts that share their disks, on one loop, and a guest that moves.
+class TwoHosts : public NoFdLeft {
+ protected:
+  TwoHosts() { loop = *EpollEventLoop::create(); }
+
+  void add_disk(const std::string& content) {
+    UniqueFd& disk = disks.emplace_back(::memfd_create("disk", MFD_CLOEXEC));
+    ASSERT_EQ(::write(disk.get(), content.data(), content.size()),
+              static_cast<ssize_t>(content.size()));
+  }
+  // The guest runs at the source.
+  void bring_up() {
+    source->vmm->bring_up();
+    ASSERT_TRUE(run_until([this] { return source->all_run(); }));
+  }
+
+  // Called in each turn: the guest at work.
+  virtual void work() {}
+  // False: it is not, within 30 s.
+  bool run_until(const std::function<bool()>& done) {
+    const auto end =
+        std::chrono::steady_clock::now() + std::chrono::seconds(30);
+    while (!done() && std::chrono::steady_clock::now() < end) {
+      EXPECT_TRUE(loop->run_once(std::chrono::microseconds(100)).ok());
+      work();
+    }
+    return done();
+  }
+
+  void make_ends(const MigrationSource::Options& out,
+                 const MigrationDestination::Options& in) {
+    leaving = std::make_unique<MigrationSource>(*loop, source->vmm->context,
+                                                *source->vmm, out);
+    coming = std::make_unique<MigrationDestination>(
+        *loop, destination->vmm->context, *destination->vmm, in);
+  }
+  // Begins; see is_over().
+  void start_ends() {
+    int fds[2];
+    ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+    coming->start(UniqueFd(fds[1]), keep(came));
+    leaving->start(UniqueFd(fds[0]), keep(left));
+  }
+  bool is_over() const { return left.has_value() && came.has_value(); }
+  static Completion keep(std::optional<absl::Status>& status) {
+    return [&status](absl::Status s) { status = std::move(s); };
+  }
+
+  void expect_moved() {
+    ASSERT_TRUE(run_until([this] { return is_over(); }));
+    EXPECT_TRUE(left->ok()) << *left;
+    EXPECT_TRUE(came->ok()) << *came;
+    EXPECT_TRUE(destination->vmm->running);
+    EXPECT_TRUE(destination->all_run());
+    EXPECT_FALSE(source->vmm->running);
+  }
+  void expect_here() {
+    ASSERT_TRUE(run_until([this] { return is_over(); }));
+    EXPECT_FALSE(left->ok());
+    EXPECT_EQ(leaving->progress().outcome, MigrationOutcome::kNotMoved);
+    EXPECT_EQ(coming->progress().outcome, MigrationOutcome::kNotMoved);
+    EXPECT_TRUE(source->vmm->running);
+    EXPECT_FALSE(destination->vmm->running);
+    // Where a back-end was lost, its device runs again with the next one.
+    EXPECT_TRUE(run_until([this] { return source->all_run(); })) << *left;
+  }
+
+  std::unique_ptr<EpollEventLoop> loop;
+  Folder folder;
+  std::vector<UniqueFd> disks;
+  std::unique_ptr<Host> source;
+  std::unique_ptr<Host> destination;
+  std::unique_ptr<MigrationSource> leaving;
+  std::unique_ptr<MigrationDestination> coming;
+  std::optional<absl::Status> left;
+  std::optional<absl::Status> came;
 };
 
 }  // namespace vhost

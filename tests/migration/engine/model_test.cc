@@ -1,20 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // A guest that keeps disks of real vhost-user back-ends busy moves: what they
 // write to its memory is known from the dirty log alone.
-#include <sys/mman.h>
-#include <sys/socket.h>
-#include <unistd.h>
-
-#include <chrono>
-#include <functional>
+#include <cstddef>
+#include <cstdint>
 #include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "tests/migration/engine/model_host.h"
-#include "tests/migration/engine/open_fds.h"
-#include "vhostdev/event_loop.h"
 #include "vhostdev/migration.h"
 
 namespace vhost {
@@ -23,28 +16,24 @@ namespace {
 constexpr size_t kDisks = 3;
 constexpr uint64_t kSectors = 256;
 
-class ModelMigration : public NoFdLeft {
+class ModelMigration : public TwoHosts {
  protected:
   ModelMigration() {
-    loop = *EpollEventLoop::create();
     for (size_t i = 0; i < kDisks; ++i) {
-      UniqueFd& disk = disks.emplace_back(::memfd_create("disk", MFD_CLOEXEC));
-      std::vector<uint8_t> content(kSectors * 512);
+      std::string content(kSectors * 512, 0);
       for (size_t b = 0; b < content.size(); ++b) {
-        content[b] = static_cast<uint8_t>(b / 512 + i);
+        content[b] = static_cast<char>(b / 512 + i);
       }
-      EXPECT_EQ(::write(disk.get(), content.data(), content.size()),
-                static_cast<ssize_t>(content.size()));
+      add_disk(content);
     }
     source = std::make_unique<Host>(*loop, folder, "source", disks);
     destination = std::make_unique<Host>(*loop, folder, "destination", disks);
-    source->vmm->bring_up();
-    run_until([this] { return source->all_run(); });
+    bring_up();
   }
 
   // Every disk has one request under way, whoever runs the guest; each read
   // must bring what is on the disk.
-  void work() {
+  void work() override {
     Host* host = nullptr;
     if (source->vmm->running) host = source.get();
     if (destination->vmm->running) host = destination.get();
@@ -74,78 +63,42 @@ class ModelMigration : public NoFdLeft {
     return request * 7u % kSectors;
   }
 
-  bool run_until(const std::function<bool()>& done) {
-    const auto end =
-        std::chrono::steady_clock::now() + std::chrono::seconds(30);
-    while (!done() && std::chrono::steady_clock::now() < end) {
-      EXPECT_TRUE(loop->run_once(std::chrono::microseconds(100)).ok());
-      work();
-    }
-    return done();
+  // Every disk does so many requests more.
+  bool gets_on(uint16_t requests) {
+    const std::vector<uint16_t> then = issued;
+    return run_until([&] {
+      for (size_t i = 0; i < kDisks; ++i) {
+        if (issued[i] < then[i] + requests) return false;
+      }
+      return true;
+    });
   }
 
-  std::unique_ptr<EpollEventLoop> loop;
-  Folder folder;
-  std::vector<UniqueFd> disks;
-  std::unique_ptr<Host> source;
-  std::unique_ptr<Host> destination;
   std::vector<uint16_t> issued = std::vector<uint16_t>(kDisks);
 };
 
 TEST_F(ModelMigration, AGuestThatReadsFromItsDisksMoves) {
-  ASSERT_TRUE(run_until([this] { return issued[0] > 50; }));
-  int fds[2];
-  ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+  ASSERT_TRUE(gets_on(50));
   MigrationSource::Options options;
   options.bandwidth = 20 << 20;  // So that it takes some rounds.
   options.compare_ram = true;
-  MigrationSource leaving(*loop, source->vmm->context, *source->vmm, options);
-  MigrationDestination coming(*loop, destination->vmm->context,
-                              *destination->vmm, {});
-  std::optional<absl::Status> left;
-  std::optional<absl::Status> came;
-  coming.start(UniqueFd(fds[1]), [&](absl::Status s) { came = std::move(s); });
-  leaving.start(UniqueFd(fds[0]), [&](absl::Status s) { left = std::move(s); });
-  ASSERT_TRUE(run_until([&] { return left.has_value() && came.has_value(); }));
-  ASSERT_TRUE(left->ok()) << *left;
-  ASSERT_TRUE(came->ok()) << *came;
-  EXPECT_TRUE(destination->vmm->running);
-  EXPECT_TRUE(destination->all_run());
+  make_ends(options, MigrationDestination::Options());
+  start_ends();
+  expect_moved();
   // It goes on where it was, not from the beginning.
-  const std::vector<uint16_t> then = issued;
-  EXPECT_TRUE(run_until([&] {
-    for (size_t i = 0; i < kDisks; ++i) {
-      if (issued[i] < then[i] + 50) return false;
-    }
-    return true;
-  }));
-  const auto& providers = leaving.progress().providers;
+  EXPECT_TRUE(gets_on(50));
+  const auto& providers = leaving->progress().providers;
   ASSERT_EQ(providers.size(), 2u);
   EXPECT_GT(providers[0].dirty, 0u) << "of " << providers[0].name;
 }
 
 TEST_F(ModelMigration, AGuestWhoseMigrationFailsReadsOn) {
-  ASSERT_TRUE(run_until([this] { return issued[0] > 20; }));
-  int fds[2];
-  ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
-  MigrationSource leaving(*loop, source->vmm->context, *source->vmm, {});
-  MigrationDestination coming(*loop, destination->vmm->context,
-                              *destination->vmm, {});
+  ASSERT_TRUE(gets_on(20));
+  make_ends(MigrationSource::Options(), MigrationDestination::Options());
   destination->vmm->fail_load = absl::InternalError("planned");
-  std::optional<absl::Status> left;
-  coming.start(UniqueFd(fds[1]), [](const absl::Status&) {});
-  leaving.start(UniqueFd(fds[0]), [&](absl::Status s) { left = std::move(s); });
-  ASSERT_TRUE(run_until([&] { return left.has_value(); }));
-  EXPECT_FALSE(left->ok());
-  EXPECT_EQ(leaving.progress().outcome, MigrationOutcome::kNotMoved);
-  EXPECT_TRUE(source->vmm->running);
-  const std::vector<uint16_t> then = issued;
-  EXPECT_TRUE(run_until([&] {
-    for (size_t i = 0; i < kDisks; ++i) {
-      if (issued[i] < then[i] + 20) return false;
-    }
-    return true;
-  }));
+  start_ends();
+  expect_here();
+  EXPECT_TRUE(gets_on(20));
 }
 
 }  // namespace

@@ -3,21 +3,16 @@
 // hashed and spliced, and all that can go wrong with them.
 #include <fcntl.h>
 #include <sys/mman.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include <chrono>
-#include <functional>
 #include <memory>
-#include <optional>
 #include <string>
 #include <tuple>
 #include <utility>
 #include <vector>
 
 #include "tests/migration/engine/model_host.h"
-#include "tests/migration/engine/open_fds.h"
-#include "vhostdev/event_loop.h"
 #include "vhostdev/migration.h"
 
 namespace vhost {
@@ -32,39 +27,24 @@ constexpr uint64_t kMiB = uint64_t{1} << 20;
 constexpr int kMsForAll = 1500;
 
 // Two hosts, whose disks each have a state of their own.
-class States : public NoFdLeft {
+class States : public TwoHosts {
  protected:
-  States() { loop = *EpollEventLoop::create(); }
-
   void make(std::vector<ModelStateOptions> here,
             std::vector<ModelStateOptions> there, State kind) {
-    for (size_t i = 0; i < here.size(); ++i) {
-      UniqueFd& disk = disks_.emplace_back(::memfd_create("disk", MFD_CLOEXEC));
-      ASSERT_EQ(::ftruncate(disk.get(), 1 << 20), 0);
-    }
+    for (size_t i = 0; i < here.size(); ++i) add_disk(std::string(1 << 20, 0));
     source = host("source", std::move(here));
     destination = host("destination", std::move(there));
     for (Host* one : {source.get(), destination.get()}) {
       for (const auto& toy : one->vmm->toys) toy->state_kind = kind;
     }
-    source->vmm->bring_up();
-    ASSERT_TRUE(run_until([this] { return source->all_run(); }));
+    bring_up();
   }
   void make_both(std::vector<ModelStateOptions> states, State kind) {
     auto same = states;
     make(std::move(states), std::move(same), kind);
   }
 
-  bool run_until(const std::function<bool()>& done) {
-    const auto end =
-        std::chrono::steady_clock::now() + std::chrono::seconds(30);
-    while (!done() && std::chrono::steady_clock::now() < end) {
-      EXPECT_TRUE(loop->run_once(std::chrono::milliseconds(1)).ok());
-    }
-    return done();
-  }
-
-  void start(Integrity integrity) {
+  void make_ends_with(Integrity integrity) {
     MigrationSource::Options out;
     out.integrity = integrity;
     out.compare_ram = true;
@@ -73,59 +53,23 @@ class States : public NoFdLeft {
     for (MigrationTimeouts* t : {&out.timeouts, &in.timeouts}) {
       t->state = std::chrono::milliseconds(state_timeout_ms);
     }
-    leaving = std::make_unique<MigrationSource>(*loop, source->vmm->context,
-                                                *source->vmm, out);
-    coming = std::make_unique<MigrationDestination>(
-        *loop, destination->vmm->context, *destination->vmm, in);
+    make_ends(out, in);
   }
   void migrate(Integrity integrity) {
-    start(integrity);
-    int fds[2];
-    ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
-    coming->start(UniqueFd(fds[1]), keep(came));
-    leaving->start(UniqueFd(fds[0]), keep(left));
-  }
-  bool is_over() const { return left.has_value() && came.has_value(); }
-  static Completion keep(std::optional<absl::Status>& status) {
-    return [&status](absl::Status s) { status = std::move(s); };
+    make_ends_with(integrity);
+    start_ends();
   }
 
-  void expect_moved() {
-    ASSERT_TRUE(run_until([this] { return is_over(); }));
-    EXPECT_TRUE(left->ok()) << *left;
-    EXPECT_TRUE(came->ok()) << *came;
-    EXPECT_TRUE(destination->vmm->running);
-    EXPECT_TRUE(destination->all_run());
-    EXPECT_FALSE(source->vmm->running);
-  }
-  void expect_here() {
-    ASSERT_TRUE(run_until([this] { return is_over(); }));
-    EXPECT_FALSE(left->ok());
-    EXPECT_EQ(leaving->progress().outcome, MigrationOutcome::kNotMoved);
-    EXPECT_EQ(coming->progress().outcome, MigrationOutcome::kNotMoved);
-    EXPECT_TRUE(source->vmm->running);
-    EXPECT_FALSE(destination->vmm->running);
-    // Where a back-end was lost, its device runs again with the next one.
-    EXPECT_TRUE(run_until([this] { return source->all_run(); })) << *left;
-  }
   testing::ModelStateReport loaded(size_t i) const {
     return destination->backends[i]->state_report();
   }
 
   int state_timeout_ms = 10000;
-  std::unique_ptr<EpollEventLoop> loop;
-  Folder folder;
-  std::unique_ptr<Host> source;
-  std::unique_ptr<Host> destination;
-  std::unique_ptr<MigrationSource> leaving;
-  std::unique_ptr<MigrationDestination> coming;
-  std::optional<absl::Status> left;
-  std::optional<absl::Status> came;
 
  private:
   std::unique_ptr<Host> host(absl::string_view name,
                              std::vector<ModelStateOptions> states) {
-    return std::make_unique<Host>(*loop, folder, name, disks_,
+    return std::make_unique<Host>(*loop, folder, name, disks,
                                   [states = std::move(states)](size_t i) {
                                     testing::ModelOptions options;
                                     options.state = states[i];
@@ -133,8 +77,6 @@ class States : public NoFdLeft {
                                     return options;
                                   });
   }
-
-  std::vector<UniqueFd> disks_;
 };
 
 std::string name_of(Integrity integrity) {
@@ -200,7 +142,7 @@ TEST_P(EitherWay, EightStatesMoveAtTheSameTime) {
 
 TEST_P(EitherWay, AFileHoldsThem) {
   make_both({{.size = 5 * kMiB + 3}, {.size = 9}}, State::kNeeded);
-  start(GetParam());
+  make_ends_with(GetParam());
   const UniqueFd file(::memfd_create("guest", MFD_CLOEXEC));
   const std::string path = absl::StrCat("/proc/self/fd/", file.get());
   const auto open = [&path] {
