@@ -16,7 +16,6 @@
 namespace vhost {
 namespace {
 
-constexpr size_t kLengthSize = 4;
 // After so many bytes the loop gets a turn.
 constexpr uint64_t kTurnBytes = kMaxStateChunk;
 

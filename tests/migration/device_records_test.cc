@@ -65,7 +65,7 @@ TEST(DeviceCore, CutOffOrTooLongIsRefused) {
 TEST(DeviceCore, ReservedBytesAndUnknownFlagsAreRefused) {
   const Bytes bytes = encode(sample_core());
   // format, reserved, queues (upper), reserved, queue flags, queue reserved.
-  for (const size_t at : {2, 3, 24, 28, 36, 68}) {
+  for (const size_t at : {2u, 3u, 24u, 28u, 36u, 68u}) {
     Bytes bad = bytes;
     bad[at] |= std::byte{0x80};
     EXPECT_EQ(decode_device_core(bad, disk()).status().code(), kDataLoss) << at;

@@ -96,7 +96,7 @@ TEST_F(StateRecords, OfOneDeviceAreTheBytesOfQemu) {
   StreamStateSink sink(loop_, writer_, 9, 1 << 20);
   StreamStateSink other(loop_, writer_, 5, 1 << 20);
   Bytes qemu;
-  for (const size_t size : {1, 70000, 4, 300000}) {
+  for (const size_t size : {1u, 70000u, 4u, 300000u}) {
     const Bytes bytes = pattern(size, static_cast<unsigned>(size));
     pipe.write(bytes);
     EXPECT_EQ(*sink.take(pipe.out.get(), size), size);

@@ -82,7 +82,8 @@ TEST(DamagedStream, AnyByteThatIsAnotherIsRefused) {
   ASSERT_TRUE(status_of(stream).ok());
   size_t tried = 0;
   for (size_t at = 0; at < stream.size(); ++at) {
-    for (const unsigned flip : {1, 2, 4, 8, 16, 32, 64, 128, 255, 0x5a}) {
+    for (const unsigned flip :
+         {1u, 2u, 4u, 8u, 16u, 32u, 64u, 128u, 255u, 0x5au}) {
       Bytes damaged = stream;
       damaged[at] ^= static_cast<std::byte>(flip);
       ASSERT_FALSE(status_of(damaged).ok()) << at << " ^ " << flip;

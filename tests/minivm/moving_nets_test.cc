@@ -79,7 +79,7 @@ class MinivmMovingNets : public MovingVmTest {
     return ::testing::AssertionSuccess();
   }
 
-  const std::array<TempDir, 2> folders_;
+  std::array<TempDir, 2> folders_;
   std::array<std::unique_ptr<Testpmd>, 2> switches_;
 };
 

@@ -134,7 +134,7 @@ TEST_F(Migration, AFreshPageOfZerosTakesTheFormersPlace) {
 }
 
 TEST_F(Migration, WhatIsWrittenMeanwhileMovesToo) {
-  int round = 0;
+  uint64_t round = 0;
   source_options.downtime = Duration::zero();
   source_vmm.on_round = [&] {
     ++round;
