@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 
 #include <chrono>
+#include <cstring>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -28,6 +29,9 @@ constexpr uint32_t kSend = 1;
 constexpr uint32_t kOffered = 48;  // Buffers that the card has.
 constexpr size_t kFrameSize = 1000;
 constexpr Duration kBetweenFrames = std::chrono::milliseconds(10);
+// Memory that nothing else uses.
+constexpr uint64_t kFiller = NetGuest::kRam / 2;
+constexpr uint64_t kFillerSize = 512 << 10;
 
 // What the driver writes while it moves: its parts of the rings.
 class DriverPages final : public DirtyProvider {
@@ -114,6 +118,9 @@ class MovingGuest final : public MigrationVmm {
   explicit MovingGuest(Frames& frames) : frames_(frames) {}
 
   void run() {
+    // Enough to move for two seconds, in which frames arrive.
+    std::memset(net.memory().translate(kFiller, kFillerSize), 0x5a,
+                kFillerSize);
     ASSERT_EQ(net.run(), absl::OkStatus());
     ASSERT_EQ(net.offer(0, kOffered), absl::OkStatus());
     runs = true;
@@ -185,9 +192,8 @@ class MovingGuest final : public MigrationVmm {
 class KernelMigration : public ::testing::Test {
  protected:
   KernelMigration() {
-    // Slow, so that frames arrive meanwhile; what they leave dirty is always
-    // little enough.
-    options_.bandwidth = 256 << 10;
+    // What frames leave dirty is always little enough.
+    options_.bandwidth = kFillerSize / 2;
     options_.downtime = std::chrono::seconds(2);
     options_.compare_ram = true;
   }
