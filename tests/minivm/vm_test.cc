@@ -7,9 +7,12 @@
 #include <atomic>
 #include <chrono>
 #include <memory>
+#include <optional>
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "tests/minivm/vm_fixture.h"
+#include "tools/minivm/channel.h"
 
 namespace vhost::minivm {
 namespace {
@@ -95,6 +98,31 @@ TEST_F(MinivmVm, ResumesThoughABackEndDiesAsItIsToldOfItsRings) {
   ASSERT_TRUE(turn_until([&] { return ended; }));
   vm->close();
   EXPECT_EQ(vm->report().total_faults(), 0u) << vm->report().failure;
+}
+
+TEST_F(MinivmVm, TakesTheGuestOfOneWhoCameBeforeItWasReady) {
+  const Disk disk(dir_.file("a"));
+  const Disk same_disk(dir_.file("b"));
+  const std::unique_ptr<Vm> here = make(options(dir_.file("a")));
+  ASSERT_NE(here, nullptr);
+  bool moved_away = false;
+  here->start([&] { moved_away = true; });
+  ASSERT_TRUE(gets_on(*here));
+  RunOptions incoming = options(dir_.file("b"));
+  const std::string address = absl::StrCat("unix:", dir_.file("in"));
+  incoming.incoming = *parse_channel(address);
+  incoming.workload = {};
+  const std::unique_ptr<Vm> there = make(incoming);
+  ASSERT_NE(there, nullptr);
+  std::optional<absl::Status> moved;
+  here->handle({.verb = Verb::kMigrate, .device = {}, .to = address},
+               [&](const absl::StatusOr<ctl::Json>& answer) {
+                 moved = answer.status();
+               });
+  let_time_pass();
+  there->start([] {});
+  ASSERT_TRUE(turn_until([&] { return moved.has_value() && moved_away; }));
+  EXPECT_EQ(*moved, absl::OkStatus());
 }
 
 TEST_F(MinivmVm, RefusesMemoryThatABackEndHasNoSlotFor) {

@@ -56,6 +56,7 @@ ctl::Json Incoming::json() const {
 
 void Incoming::begin() {
   ready_ = true;
+  if (early_.valid()) accepted(std::exchange(early_, UniqueFd()));
   if (!file_.valid()) return;
   const absl::Status prepared = prepare();
   if (!prepared.ok()) return hooks_.failed(prepared);
@@ -77,7 +78,11 @@ absl::Status Incoming::prepare() {
 }
 
 void Incoming::accepted(UniqueFd channel) {
-  if (busy_ || !ready_ || arrived_) return;
+  if (!ready_) {
+    if (!early_.valid()) early_ = std::move(channel);
+    return;
+  }
+  if (busy_ || arrived_) return;
   // Whoever moves a guest has it: a copy of which nobody knew is void.  One
   // that is here for good is not.
   if (outcome() == MigrationOutcome::kStuck) return;
@@ -113,8 +118,8 @@ void Incoming::over(const absl::Status& status) {
 }
 
 absl::Status Incoming::cancel() {
-  ready_ = false;
   listener_ = nullptr;
+  early_.reset();
   return busy_ ? destination_->cancel() : absl::OkStatus();
 }
 

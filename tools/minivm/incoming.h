@@ -74,10 +74,11 @@ class Incoming {
 
   VhostContext& context_;
   Hooks hooks_;
-  bool ready_ = false;  // begin() was called, and cancel() was not.
+  bool ready_ = false;  // begin() was called.
   bool busy_ = false;
   bool arrived_ = false;
-  UniqueFd file_;  // Until it is read.
+  UniqueFd file_;   // Until it is read.
+  UniqueFd early_;  // The first who connected before begin().
   std::unique_ptr<ChannelListener> listener_;
   // ORDER: of destruction; the second uses the first.
   std::optional<VmMigration> vmm_;
