@@ -5,23 +5,12 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "tests/fakes/sanitizer.h"
 
 namespace vhost::model_based {
 namespace {
 
 constexpr uint64_t kFirstSeed = 20'261'121;
-
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-constexpr bool kSanitizer = true;
-#else
-constexpr bool kSanitizer = false;
-#endif
-#elif defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool kSanitizer = true;
-#else
-constexpr bool kSanitizer = false;
-#endif
 
 uint64_t setting(const char* name, uint64_t otherwise) {
   uint64_t value = 0;
@@ -33,9 +22,9 @@ uint64_t setting(const char* name, uint64_t otherwise) {
 }  // namespace
 
 Runs runs_of(const Amount& amount) {
-  const uint64_t steps =
-      setting("VHOSTDEV_OPERATIONS",
-              kSanitizer ? amount.steps_under_sanitizer : amount.steps);
+  const uint64_t steps = setting(
+      "VHOSTDEV_OPERATIONS",
+      testing::kSanitizer ? amount.steps_under_sanitizer : amount.steps);
   return {.first = setting("VHOSTDEV_SEED", kFirstSeed),
           .count = (steps + kSequence - 1) / kSequence};
 }
