@@ -1,6 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // What of the dirty log stands in the way of a migration, each reason by name.
-#include <sys/resource.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+
+#include <cerrno>
+#include <cstddef>
+#include <functional>
+#include <thread>
 
 #include "tests/virtio/device_log_fixture.h"
 
@@ -62,47 +70,44 @@ TEST_F(LogBlockers, NameALogThatWasRefusedUntilItIsOff) {
   EXPECT_THAT(dev->migration_blockers(), IsEmpty());
 }
 
-// A process without a descriptor to spare, as one whose seccomp filter has no
-// memfd_create.
-class NoMemfd {
- public:
-  NoMemfd() {
-    EXPECT_EQ(::getrlimit(RLIMIT_NOFILE, &before_), 0);
-    const rlimit none = {.rlim_cur = 0, .rlim_max = before_.rlim_max};
-    EXPECT_EQ(::setrlimit(RLIMIT_NOFILE, &none), 0);
-  }
-  ~NoMemfd() { ::setrlimit(RLIMIT_NOFILE, &before_); }
-  NoMemfd(const NoMemfd&) = delete;
-  NoMemfd& operator=(const NoMemfd&) = delete;
-
- private:
-  rlimit before_ = {};
-};
+// Does `work` on a thread whose seccomp filter has no memfd_create.
+void without_memfd(const std::function<void()>& work) {
+  std::thread([&work] {
+    sock_filter rules[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_memfd_create, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EMFILE),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)};
+    const sock_fprog filter = {.len = 4, .filter = rules};
+    ASSERT_EQ(::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+    ASSERT_EQ(::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter), 0);
+    work();
+  }).join();
+}
 
 TEST_F(LogBlockers, NameAMachineWhereThereIsNoMemfd) {
   make_running();
-  {
-    const NoMemfd no_memfd;
+  without_memfd([this] {
     EXPECT_THAT(dev->migration_blockers(), named("memfd_create"));
-  }
+  });
   EXPECT_THAT(dev->migration_blockers(), IsEmpty());
 }
 
 TEST_F(LogBlockers, DoNotNeedAMemfdForTheKernel) {
   make_running(testing::like_kernel());
-  const NoMemfd no_memfd;
-  EXPECT_THAT(dev->migration_blockers(), IsEmpty());
-  EXPECT_TRUE(log_on().ok());
+  without_memfd([this] {
+    EXPECT_THAT(dev->migration_blockers(), IsEmpty());
+    EXPECT_TRUE(log_on().ok());
+  });
 }
 
 TEST_F(LogBlockers, ALogWithoutAMemfdStaysOff) {
   make_running();
-  {
-    const NoMemfd no_memfd;
+  without_memfd([this] {
     const absl::Status status = log_on();
     EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
     EXPECT_THAT(std::string(status.message()), HasSubstr("memfd_create"));
-  }
+  });
   EXPECT_FALSE(context.log().active());
   expect_no_log_left();
   EXPECT_TRUE(log_on().ok());
