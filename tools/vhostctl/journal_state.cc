@@ -126,6 +126,7 @@ UnitRecord::State Journal::load_unit(uint8_t flags, StateReader& in) const {
   if ((flags & kDoubt) != 0) {
     unit.first_doubt = unit.acked + in.varint();
     unit.last_doubt = unit.first_doubt + in.varint();
+    if (unit.first_doubt == 0) in.refuse("a doubt about no write");
   }
   if ((flags & kWritten) == 0 || (flags & ~kAll) != 0 || !unit.possible() ||
       unit.last >= next_sequence_) {
