@@ -25,7 +25,7 @@ using testing::ModelStateOptions;
 
 constexpr uint64_t kMiB = uint64_t{1} << 20;
 // A quarter of it is enough for what one that was given up held up.
-constexpr int kMsForAll = 1500;
+constexpr int kMsForAll = testing::kSanitizer ? 6000 : 1500;
 
 // Two hosts, whose disks each have a state of their own.
 class States : public TwoHosts {
