@@ -20,6 +20,7 @@
 #include "absl/strings/string_view.h"
 #include "hw/virtio/applied_memory.h"
 #include "hw/virtio/context_impl.h"
+#include "hw/virtio/device_parts.h"
 #include "hw/virtio/event_queue.h"
 #include "hw/virtio/executor_ops.h"
 #include "hw/virtio/guarded_services.h"
@@ -61,6 +62,7 @@ class LogBitmap;
 //   vhost_dev_iommu.cc       what stands behind the addresses of rings
 //   vhost_dev_in_band.cc     kicks and calls without descriptors
 //   vhost_dev_doorbells.cc   kicks that do not pass the VMM
+// What it is made of: device_parts.h.
 //
 // Shared: posted closures hold it weakly, and whoever may be destroyed by what
 // it calls holds it for that long.  `dead_` says that the VhostDev is gone; the
@@ -163,28 +165,11 @@ class VhostDev::Impl final : public BackendSink,
   // -- Operations (vhost_dev_operations.cc) --------------------------------
 
   static constexpr absl::string_view kInit = "init";
-  enum class Preempts : uint8_t { kNo, kYes };
-  // What it means to an attempt to reconnect that is under way: is refused, as
-  // by a broken device, or ends it first.
-  enum class Attempting : uint8_t { kRefused, kEndsIt };
+  using Operation = DeviceOperation;
+  using Preempts = Operation::Preempts;
+  using Attempting = Operation::Attempting;
   // kNobody: the VMM wanted it, or an attempt to reconnect failed.
   enum class Tell : uint8_t { kVmm, kNobody };
-  struct Operation {
-    absl::string_view name;  // "start"; a literal.
-    Completion done = nullptr;
-    std::vector<DeviceState> states = {};  // Where it may begin.
-    absl::AnyInvocable<Task()> make = nullptr;
-    Preempts preempts = Preempts::kNo;
-    Attempting while_attempting = Attempting::kRefused;
-    bool waits_for_peer = false;  // A start: outlives a loss.
-    bool reconnects = false;      // An attempt: nobody asked for it.
-    bool internal = false;        // An update: nobody asked for it.
-    bool about_log = false;       // Of the log, not of memory.
-    bool kicks = false;           // Of neither: in-band kicks.
-    bool moves_state = false;     // The back-end is told nothing else.
-    bool collected = false;       // By run(); otherwise posted.
-    uint64_t serial = 0;
-  };
 
   void begin(Operation operation);
   void launch(Operation operation);
@@ -227,36 +212,8 @@ class VhostDev::Impl final : public BackendSink,
 
   // -- Queues --------------------------------------------------------------
 
-  // Whether it is known where a stopped ring goes on.
-  enum class Position : uint8_t { kFresh, kKnown, kLost };
-  struct Queue {
-    QueueIndex index{};
-    BackendQueue backend{};
-    std::unique_ptr<EventNotifier> kick;  // Made on first use, then kept.
-    std::optional<bool> enabled;          // As set_queues_enabled said last.
-
-    Position position = Position::kFresh;
-    VringBase base{};
-
-    // Of the ring that runs, or ran last.
-    VringSetup ring;
-    RingFormat format = RingFormat::kSplit;
-    VectorIndex vector = kNoVector;
-    bool started = false;  // KICK is applied.
-    bool runs_enabled = false;
-    bool kick_bound = false;
-    bool undrained = false;    // Stopped, with requests in flight.
-    bool unconfirmed = false;  // Stopped, and what is in flight is not known.
-    bool noted = false;        // Its requests, in the inflight area.
-    bool suspended = false;    // Stopped, with requests in that area only.
-
-    // Behind an IOMMU: the translations of `ring` that the back-end has.
-    std::vector<UpdateIotlb> iotlb;
-
-    bool calls_in_band = false;  // As the back-end was told last.
-    std::unique_ptr<EventLoop::Watch> kick_watch;  // For in-band kicks.
-    bool kick_due = false;
-  };
+  using Queue = DeviceQueue;
+  using Position = Queue::Position;
 
   Queue* find(QueueIndex vq);
   const Queue* find(QueueIndex vq) const;
@@ -274,25 +231,8 @@ class VhostDev::Impl final : public BackendSink,
   void update_blockers();
 
   using Log = std::shared_ptr<LogBitmap>;
-
-  // What a start will do to one queue.
-  struct Planned {
-    QueueIndex vq{};
-    VringSetup setup;
-    RingFormat format = RingFormat::kSplit;
-    VectorIndex vector = kNoVector;
-    bool bind_kick = false;
-    bool enabled = true;
-    std::vector<UpdateIotlb> iotlb;
-  };
-  // A start under way: what of it has to be undone.
-  struct Attempt {
-    std::vector<Planned> queues;
-    uint64_t generation = 0;  // Of the memory the rings were placed in.
-    Log log;                  // Null: without.
-    bool features_set = false;
-    std::vector<QueueIndex> kicked;
-  };
+  using Planned = PlannedQueue;
+  using Attempt = StartAttempt;
 
   absl::Status plan(std::vector<QueueIndex> queues);
   absl::Status plan_queue(Queue& queue, const VirtqueueConfig& config);
@@ -515,18 +455,9 @@ class VhostDev::Impl final : public BackendSink,
   std::optional<Operation> next_;  // Waits for the current one to end.
   bool preempted_ = false;         // The current one is to end soon.
   uint64_t serials_ = 0;
-  struct Beside {
-    Operation operation;
-    Pending pending;
-    bool closed = false;  // Submitted behind the close of a broken device.
-  };
-  std::list<Beside> beside_;
+  std::list<BesideOperation> beside_;
   bool running_ = false;  // Inside run().
-  struct Collected {
-    Completion done;
-    absl::Status status;
-  };
-  std::deque<Collected> collected_;
+  std::deque<CollectedCompletion> collected_;
 
   ReconnectSchedule schedule_;
   bool wants_run_ = false;  // Rings are to run when it is back.
@@ -576,12 +507,7 @@ class VhostDev::Impl final : public BackendSink,
   StateChannel state_channel_;         // Until it has it.
   bool state_asked_ = false;
   bool state_abandoned_ = false;
-  struct Invalidation {
-    uint64_t iova = 0;
-    uint64_t size = 0;
-    Operation operation;
-  };
-  std::vector<Invalidation> held_invalidations_;  // Until the move is over.
+  std::vector<HeldInvalidation> held_invalidations_;  // Until the move is over.
 
   bool backend_masks_ = true;  // Until it refuses.
   bool switching_ = false;

@@ -73,7 +73,7 @@ void VhostDev::Impl::submit_beside(Verb verb, Operation operation) {
                                  [this, serial](const BatchResult& result) {
                                    beside_ended(serial, result);
                                  });
-  for (Beside& entry : beside_) {
+  for (BesideOperation& entry : beside_) {
     if (entry.operation.serial == serial) entry.pending = std::move(pending);
   }
 }

@@ -164,9 +164,10 @@ bool VhostDev::Impl::waited_for(uint64_t last) const {
   return (current_.has_value() && asked(*current_)) ||
          (next_.has_value() && asked(*next_)) ||
          (waiting_start_.has_value() && asked(*waiting_start_)) ||
-         std::any_of(beside_.begin(), beside_.end(), [&](const Beside& entry) {
-           return asked(entry.operation);
-         });
+         std::any_of(beside_.begin(), beside_.end(),
+                     [&](const BesideOperation& entry) {
+                       return asked(entry.operation);
+                     });
 }
 
 void VhostDev::Impl::cancel() {
@@ -198,8 +199,8 @@ void VhostDev::Impl::end_operations(const absl::Status& why, Tell tell,
   state_channel_ = StateChannel();
   call_switch_ = Pending();
   switching_ = false;
-  std::list<Beside> beside = std::exchange(beside_, {});
-  for (Beside& entry : beside) entry.pending = Pending();
+  std::list<BesideOperation> beside = std::exchange(beside_, {});
+  for (BesideOperation& entry : beside) entry.pending = Pending();
   ops_->close(why);
   context_.impl().remove_user(this);
   std::optional<Operation> ended = std::exchange(current_, std::nullopt);
@@ -207,8 +208,9 @@ void VhostDev::Impl::end_operations(const absl::Status& why, Tell tell,
   preempted_ = false;
   if (ended.has_value() && !ended->internal) complete(*std::move(ended), why);
   if (waiting.has_value()) complete(*std::move(waiting), why);
-  for (Beside& entry : beside) complete(std::move(entry.operation), why);
-  for (Invalidation& held : std::exchange(held_invalidations_, {})) {
+  for (BesideOperation& entry : beside)
+    complete(std::move(entry.operation), why);
+  for (HeldInvalidation& held : std::exchange(held_invalidations_, {})) {
     complete(std::move(held.operation), why);
   }
   // One that was broken before waited for this to end.
@@ -321,7 +323,7 @@ absl::Status VhostDev::Impl::run(absl::FunctionRef<void(Completion)> operation,
   const absl::Status turned = run_until(outcome->over, timeout);
   running_ = false;
   if (dead_) return absl::CancelledError("device destroyed");
-  for (Collected& left : std::exchange(collected_, {})) {
+  for (CollectedCompletion& left : std::exchange(collected_, {})) {
     defer([done = std::move(left.done), status = std::move(left.status)](
               Impl&) mutable { done(std::move(status)); });
   }
@@ -389,7 +391,7 @@ void VhostDev::Impl::pump_once(MonotonicTime deadline) {
 
 void VhostDev::Impl::run_collected() {
   while (!collected_.empty() && !dead_) {
-    Collected next = std::move(collected_.front());
+    CollectedCompletion next = std::move(collected_.front());
     collected_.pop_front();
     next.done(std::move(next.status));
   }

@@ -174,8 +174,8 @@ Task VhostDev::Impl::load_state_task(StateSource* source, StateLimits limits) {
 void VhostDev::Impl::move_ended() {
   mover_.reset();
   state_channel_ = StateChannel();
-  std::vector<Invalidation> held = std::exchange(held_invalidations_, {});
-  for (Invalidation& one : held) {
+  std::vector<HeldInvalidation> held = std::exchange(held_invalidations_, {});
+  for (HeldInvalidation& one : held) {
     forget_translation(one.iova, one.size, std::move(one.operation));
   }
 }
