@@ -91,7 +91,8 @@ struct Channel::Impl : std::enable_shared_from_this<Channel::Impl> {
   uint64_t sent_told = 0;    // To the handler.
   uint64_t sent_before = 0;  // When it was looked at for silence.
   uint64_t received = 0;
-  MonotonicTime last_sent;      // Or when there was something to send again.
+  // Or when there was nothing to send; as it was looked at.
+  MonotonicTime last_sent;
   MonotonicTime last_received;  // Or when something was expected again.
   std::unique_ptr<EventLoop::Watch> watch;
   std::unique_ptr<EventLoop::Timer> rate_timer;
@@ -126,7 +127,6 @@ bool Channel::failed() const { return impl_->state != Impl::State::kOpen; }
 
 void Channel::wake() {
   if (!impl_->open()) return;
-  if (impl_->writer.pending_bytes() == 0) impl_->last_sent = impl_->loop.now();
   impl_->more = true;
   impl_->arm();
 }
@@ -417,9 +417,10 @@ void Channel::Impl::look_at_silence() {
   const MonotonicTime limit = loop.now() - options.silence;
   const double seconds = std::chrono::duration<double>(options.silence).count();
   const std::shared_ptr<Impl> self = shared_from_this();
-  if (std::exchange(sent_before, sent()) != sent()) last_sent = loop.now();
+  const bool moved = std::exchange(sent_before, sent()) != sent();
   const bool sending = has_pending() || has_external();
-  if (wants_to_write() && sending && last_sent <= limit) {
+  if (moved || !sending) last_sent = loop.now();
+  if (wants_to_write() && last_sent <= limit) {
     return fail(absl::DeadlineExceededError(absl::StrCat(
         "channel: the other side took no byte for ", seconds, " s")));
   }

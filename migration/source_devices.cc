@@ -195,13 +195,11 @@ void MigrationSource::Impl::state_saved(size_t index, absl::Status status) {
   Device& entry = devices_[index];
   entry.saving = false;
   if (!go_on()) return;
-  // The migration can do without, unless half a record is out.
-  const bool optional =
-      entry.device->state() == MigrationDevice::State::kOptional &&
-      channel_->writer().external_left() == 0;
-  if (!status.ok() && !optional) {
+  if (!status.ok() &&
+      entry.device->state() != MigrationDevice::State::kOptional) {
     return fail(annotate(status, entry.device->name()));
   }
+  if (!status.ok()) entry.sink->give_up();
   device_saved();
 }
 

@@ -73,9 +73,8 @@ class StreamStateSink final : public StateSink {
 
   // Where the stream is not hashed: moves bytes from the pipe into `channel`
   // (non-blocking) without looking at them.  Everything before them is sent
-  // with `flush` first.  A save that ends early may leave a record unfinished
-  // (StreamWriter::external_left()): nothing can follow, the channel is to be
-  // closed.
+  // with `flush` first.  A save that ends early may leave a record unfinished:
+  // give_up(), or the channel is to be closed.
   void splice_to(FdRef channel, Flush flush);
 
   absl::StatusOr<uint64_t> take(int pipe, uint64_t available) override;
@@ -90,6 +89,10 @@ class StreamStateSink final : public StateSink {
   // channel is used any more.
   void fail(const absl::Status& why);
 
+  // The save ended early, and the stream goes on without the state: completes
+  // its last record, if that is half out, with zeros.  No end will follow, so
+  // nobody takes it for a state.
+  void give_up();
   uint64_t taken() const { return taken_; }  // Bytes of state.
 
  private:

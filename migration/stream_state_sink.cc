@@ -133,7 +133,15 @@ void StreamStateSink::when_ready(absl::AnyInvocable<void()> ready) {
 }
 
 void StreamStateSink::room() {
+  if (!status_.ok()) return;
   if (in_chunk_ || can_append()) ready_.post();
+}
+
+void StreamStateSink::give_up() {
+  if (!in_chunk_) return;
+  in_chunk_ = false;
+  writer_.give_up_external();
+  tell_appended();
 }
 
 void StreamStateSink::fail(const absl::Status& why) {

@@ -97,6 +97,12 @@ class StreamWriter::Impl {
   void external_moved(size_t bytes) {
     external_left_ -= std::min(bytes, external_left_);
   }
+  void give_up_external() {
+    if (external_left_ == 0) return;
+    std::memset(queue_.room(external_left_).data(), 0, external_left_);
+    queue_.added(external_left_);
+    external_left_ = 0;
+  }
   const Options& options() const { return options_; }
   const StreamTotals& totals() const { return totals_; }
   bool ended() const { return ended_; }
@@ -208,6 +214,7 @@ size_t StreamWriter::external_left() const { return impl_->external_left(); }
 void StreamWriter::external_moved(size_t bytes) {
   impl_->external_moved(bytes);
 }
+void StreamWriter::give_up_external() { impl_->give_up_external(); }
 
 absl::Status StreamWriter::state_end() {
   return impl_->append_totals(RecordType::kStateEnd);

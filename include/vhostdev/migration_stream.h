@@ -144,6 +144,9 @@ class StreamWriter {
                               std::span<const std::byte> head, size_t size);
   size_t external_left() const;
   void external_moved(size_t bytes);
+  // Nobody has the rest of it: appends zeros for it.  For a payload that is
+  // worth nothing unless more records follow.
+  void give_up_external();
 
   // Appends kStateEnd or kEnd with the totals so far.  Nothing follows the end.
   absl::Status state_end();
