@@ -107,8 +107,9 @@ void write(StateWriter& out, const BlkConfig& config) {
                         config.writeback,    config.discard,
                         config.write_zeroes, config.write_zeroes_may_unmap};
   unsigned bits = 0;
-  for (unsigned i = 0; i < std::size(flags); ++i)
-    bits |= (flags[i] ? 1u : 0u) << i;
+  for (unsigned i = 0; i < std::size(flags); ++i) {
+    if (flags[i]) bits |= 1u << i;
+  }
   out.u8(static_cast<uint8_t>(bits));
   out.u32(config.max_discard_sectors);
   out.u32(config.discard_alignment);

@@ -35,7 +35,8 @@ class MmioMigration final : public MigrationDevice {
   absl::Status load_core(const DeviceCore& core) override {
     return device_.load_core(core);
   }
-  // Of a disk of another size the guest is to know.
+  // Of a disk of another size the guest is to know: its configuration came with
+  // its registers, and the engine did not see it.
   void announce() override { device_.look_at_config(); }
 
  private:
