@@ -21,7 +21,7 @@ set(vhostdev_tsan_wrapped
     _ZNK4absl7debian312Notification30WaitForNotificationWithTimeoutENS0_8DurationE
 )
 add_library(vhostdev_tsan OBJECT ${PROJECT_SOURCE_DIR}/tests/tsan_absl.cc)
-target_link_libraries(vhostdev_tsan PRIVATE absl::synchronization
+target_link_libraries(vhostdev_tsan PRIVATE absl::status absl::synchronization
                                             vhostdev_warnings)
 target_sources(vhostdev_program INTERFACE $<TARGET_OBJECTS:vhostdev_tsan>)
 foreach(symbol IN LISTS vhostdev_tsan_wrapped)

@@ -7,6 +7,9 @@
 
 #include <sanitizer/tsan_interface.h>
 
+#include <cerrno>
+
+#include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/time.h"
@@ -37,6 +40,11 @@ const void* flag(Note note) {
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
   return true;
 }();
+
+// The table of error texts is filled by the first who asks, under a guard of
+// the same kind.  Filled here, before there are threads, it is only read.
+[[maybe_unused]] const bool kErrorTextsAreFilled =
+    !absl::ErrnoToStatus(EIO, "").ok();
 
 }  // namespace
 
