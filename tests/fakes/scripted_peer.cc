@@ -296,6 +296,8 @@ ScriptedPeer::Outcome ScriptedPeer::serve_some(
           ::recv(socket_.get(), &next, 1, MSG_PEEK | MSG_DONTWAIT);
       const bool closed = got == 0 || (got < 0 && errno == ECONNRESET);
       if (closed) return Outcome::kDone;
+      // It may be closed by the next look.
+      if (got < 0 && errno == EAGAIN) return Outcome::kBlocked;
     }
     if (const Outcome outcome = receive_message(); outcome != Outcome::kDone) {
       return outcome;
