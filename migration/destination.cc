@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "migration/destination.h"
 
-#include <chrono>
 #include <string>
 #include <utility>
 
@@ -40,7 +39,7 @@ MigrationProgress MigrationDestination::progress() const {
 
 MigrationDestination::Impl::Impl(EventLoop& loop, VhostContext& context,
                                  MigrationVmm& vmm, const Options& options)
-    : loop_(loop),
+    : MigrationSide(loop),
       context_(context),
       vmm_(vmm),
       options_(options),
@@ -60,50 +59,11 @@ void MigrationDestination::Impl::drop() {
 // Completions
 // ---------------------------------------------------------------------------
 
-Completion MigrationDestination::Impl::after(Step step) {
-  ++outstanding_;
-  return
-      [weak = weak_from_this(), attempt = attempt_, step](absl::Status status) {
-        const std::shared_ptr<Impl> self = weak.lock();
-        if (self == nullptr || self->attempt_ != attempt) return;
-        ((*self).*step)(std::move(status));
-      };
-}
-
-Completion MigrationDestination::Impl::after(DeviceStep step, size_t index) {
-  ++outstanding_;
-  return [weak = weak_from_this(), attempt = attempt_, step,
-          index](absl::Status status) {
-    const std::shared_ptr<Impl> self = weak.lock();
-    if (self == nullptr || self->attempt_ != attempt) return;
-    ((*self).*step)(index, std::move(status));
-  };
-}
-
 bool MigrationDestination::Impl::go_on() {
   --outstanding_;
   if (board_.phase() != Phase::kRollingBack) return true;
   give_up_if_possible();
   return false;
-}
-
-void MigrationDestination::Impl::post(Completion done, absl::Status status) {
-  if (done == nullptr) return;
-  loop_.post([weak = weak_from_this(), done = std::move(done),
-              status = std::move(status)]() mutable {
-    if (!weak.expired()) done(std::move(status));
-  });
-}
-
-void MigrationDestination::Impl::limit(Duration time, absl::string_view what) {
-  limit_ = loop_.timer(loop_.now() + time, [weak = weak_from_this(),
-                                            what = std::string(what), time] {
-    const std::shared_ptr<Impl> self = weak.lock();
-    if (self == nullptr) return;
-    const auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(time);
-    self->fail(absl::DeadlineExceededError(
-        absl::StrCat("no ", what, " within ", ms.count(), " ms")));
-  });
 }
 
 void MigrationDestination::Impl::report() {

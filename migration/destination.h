@@ -12,9 +12,9 @@
 
 #include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
-#include "absl/strings/string_view.h"
 #include "migration/channel.h"
 #include "migration/progress_board.h"
+#include "migration/side.h"
 #include "migration/stream_state.h"
 #include "vhostdev/event_loop.h"
 #include "vhostdev/migration.h"
@@ -24,8 +24,8 @@ namespace vhost {
 // The state machine of a destination; built as MigrationSource::Impl is.  What
 // the source says is checked before anything is done with it, and nothing runs
 // before the commit.
-class MigrationDestination::Impl
-    : public std::enable_shared_from_this<MigrationDestination::Impl> {
+class MigrationDestination::Impl final
+    : public MigrationSide<MigrationDestination::Impl> {
  public:
   enum class From : uint8_t { kHost, kFile };
 
@@ -39,6 +39,7 @@ class MigrationDestination::Impl
   void drop();
 
  private:
+  friend MigrationSide<Impl>;
   using Phase = MigrationPhase;
   using Outcome = MigrationOutcome;
 
@@ -61,11 +62,8 @@ class MigrationDestination::Impl
     bool to_start = false;  // It ran at the source, and does not yet here.
     bool tried_again = false;
   };
-  using Step = void (Impl::*)(absl::Status);
-  using DeviceStep = void (Impl::*)(size_t, absl::Status);
 
-  Completion after(Step step);
-  Completion after(DeviceStep step, size_t index);
+  // As the source's.
   bool go_on();
 
   // destination.cc
@@ -79,8 +77,6 @@ class MigrationDestination::Impl
   absl::Status take_record(const StreamRecord& record);
   absl::Status take_other(const StreamRecord& record);
   absl::Status answer(RecordType type);
-  void limit(Duration time, absl::string_view what);
-  void post(Completion done, absl::Status status);
   void report();
 
   // destination_ram.cc
@@ -138,13 +134,11 @@ class MigrationDestination::Impl
   void give_up_if_possible();
   void finish(absl::Status status, Outcome outcome);
 
-  EventLoop& loop_;
   VhostContext& context_;
   MigrationVmm& vmm_;
   const Options options_;
   ProgressBoard board_;
 
-  uint64_t attempt_ = 0;
   bool busy_ = false;
   From from_ = From::kHost;
   Completion done_;
@@ -153,10 +147,8 @@ class MigrationDestination::Impl
   std::unique_ptr<Channel> channel_;
   std::vector<Device> devices_;
   std::map<uint32_t, MigrationRam> blocks_;
-  std::string guest_;  // The VMM's record, so far.
-  std::unique_ptr<EventLoop::Timer> limit_;
+  std::string guest_;                        // The VMM's record, so far.
   std::unique_ptr<EventLoop::Timer> stuck_;  // While one holds all others up.
-  size_t outstanding_ = 0;
   Job job_;
   bool state_complete_ = false;  // kStateEnd came.
   bool configuring_ = false;

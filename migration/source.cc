@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "migration/source.h"
 
-#include <chrono>
-#include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -39,7 +37,7 @@ MigrationProgress MigrationSource::progress() const {
 
 MigrationSource::Impl::Impl(EventLoop& loop, VhostContext& context,
                             MigrationVmm& vmm, const Options& options)
-    : loop_(loop),
+    : MigrationSide(loop),
       context_(context),
       vmm_(vmm),
       options_(options),
@@ -58,58 +56,11 @@ void MigrationSource::Impl::drop() {
 // Completions
 // ---------------------------------------------------------------------------
 
-Completion MigrationSource::Impl::then(Step step) {
-  return
-      [weak = weak_from_this(), attempt = attempt_, step](absl::Status status) {
-        const std::shared_ptr<Impl> self = weak.lock();
-        if (self == nullptr || self->attempt_ != attempt) return;
-        ((*self).*step)(std::move(status));
-      };
-}
-
-Completion MigrationSource::Impl::then(DeviceStep step, size_t index) {
-  return [weak = weak_from_this(), attempt = attempt_, step,
-          index](absl::Status status) {
-    const std::shared_ptr<Impl> self = weak.lock();
-    if (self == nullptr || self->attempt_ != attempt) return;
-    ((*self).*step)(index, std::move(status));
-  };
-}
-
-Completion MigrationSource::Impl::after(Step step) {
-  ++outstanding_;
-  return then(step);
-}
-
-Completion MigrationSource::Impl::after(DeviceStep step, size_t index) {
-  ++outstanding_;
-  return then(step, index);
-}
-
 bool MigrationSource::Impl::go_on() {
   --outstanding_;
   if (board_.phase() != Phase::kRollingBack) return true;
   go_back_if_possible();
   return false;
-}
-
-void MigrationSource::Impl::post(Completion done, absl::Status status) {
-  if (done == nullptr) return;
-  loop_.post([weak = weak_from_this(), done = std::move(done),
-              status = std::move(status)]() mutable {
-    if (!weak.expired()) done(std::move(status));
-  });
-}
-
-void MigrationSource::Impl::limit(Duration time, absl::string_view what) {
-  limit_ = loop_.timer(loop_.now() + time, [weak = weak_from_this(),
-                                            what = std::string(what), time] {
-    const std::shared_ptr<Impl> self = weak.lock();
-    if (self == nullptr) return;
-    const auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(time);
-    self->fail(absl::DeadlineExceededError(
-        absl::StrCat("no ", what, " within ", ms.count(), " ms")));
-  });
 }
 
 // ---------------------------------------------------------------------------

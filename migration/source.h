@@ -10,11 +10,11 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "absl/strings/string_view.h"
 #include "migration/channel.h"
 #include "migration/dirty_tracker.h"
 #include "migration/progress_board.h"
 #include "migration/ram_sender.h"
+#include "migration/side.h"
 #include "migration/stream_state.h"
 #include "vhostdev/event_loop.h"
 #include "vhostdev/migration.h"
@@ -28,8 +28,8 @@ namespace vhost {
 //
 // What it calls may call back at once; so it counts first, and looks where it
 // stands after.
-class MigrationSource::Impl
-    : public std::enable_shared_from_this<MigrationSource::Impl> {
+class MigrationSource::Impl final
+    : public MigrationSide<MigrationSource::Impl> {
  public:
   enum class To : uint8_t { kHost, kFile };
 
@@ -44,6 +44,7 @@ class MigrationSource::Impl
   void drop();
 
  private:
+  friend MigrationSide<Impl>;
   using Phase = MigrationPhase;
   using Outcome = MigrationOutcome;
 
@@ -59,17 +60,9 @@ class MigrationSource::Impl
     std::shared_ptr<StreamStateSink> sink;
     bool saving = false;
   };
-  using Step = void (Impl::*)(absl::Status);
-  using DeviceStep = void (Impl::*)(size_t, absl::Status);
 
-  // A completion that calls `step` of this, if that is still there and not
-  // another migration's.
-  Completion then(Step step);
-  Completion then(DeviceStep step, size_t index);
-  // The same for operations that must be over before anything is undone.
-  Completion after(Step step);
-  Completion after(DeviceStep step, size_t index);
-  // One of these is over.  False: the migration fails, go no further.
+  // One of what after() counts is over.  False: the migration fails, go no
+  // further.
   bool go_on();
 
   // source.cc: from S1 on, and what every phase needs.
@@ -80,9 +73,7 @@ class MigrationSource::Impl
   bool fill();
   absl::Status take_record(const StreamRecord& record);
   void sent();
-  void limit(Duration time, absl::string_view what);
   absl::Status unexpected(const StreamRecord& record) const;
-  void post(Completion done, absl::Status status);
   void report();
 
   // source_precopy.cc: S2 to S4.
@@ -134,14 +125,12 @@ class MigrationSource::Impl
   void log_off(absl::Status status);
   void finish(absl::Status status, Outcome outcome);
 
-  EventLoop& loop_;
   VhostContext& context_;
   MigrationVmm& vmm_;
   const Options options_;
   ProgressBoard board_;
 
   // Of the migration under way.
-  uint64_t attempt_ = 0;
   bool busy_ = false;
   To to_ = To::kHost;
   Completion done_;
@@ -152,8 +141,6 @@ class MigrationSource::Impl
   std::unique_ptr<RamSender> ram_;
   std::unique_ptr<RamHasher> hasher_;
   std::vector<Device> devices_;
-  std::unique_ptr<EventLoop::Timer> limit_;
-  size_t outstanding_ = 0;
   size_t to_describe_ = 0;  // Devices, of which all but the state is to come.
   size_t to_save_ = 0;      // Devices.
   bool paused_ = false;
