@@ -47,6 +47,7 @@ void MigrationSource::Impl::drop() {
   ++attempt_;
   close_sinks(absl::CancelledError("the migration was dropped"));
   limit_.reset();
+  drain_.reset();
   channel_.reset();
   tracker_.reset();
   done_ = nullptr;

@@ -18,6 +18,7 @@
 #include "migration/stream_state.h"
 #include "vhostdev/event_loop.h"
 #include "vhostdev/migration.h"
+#include "vhostdev/request_drain.h"
 
 namespace vhost {
 
@@ -89,6 +90,8 @@ class MigrationSource::Impl final
   // source_stop.cc: S5 and S6.
   void pause();
   void guest_paused(absl::Status status);
+  void drain_requests();
+  void requests_drained(absl::Status status);
   void stop_devices();
   void device_stopped(size_t index, absl::Status status);
   void all_stopped();
@@ -141,6 +144,8 @@ class MigrationSource::Impl final
   std::unique_ptr<RamSender> ram_;
   std::unique_ptr<RamHasher> hasher_;
   std::vector<Device> devices_;
+  MonotonicTime pause_end_;
+  std::unique_ptr<RequestDrain> drain_;  // Between guest and devices.
   size_t to_describe_ = 0;  // Devices, of which all but the state is to come.
   size_t to_save_ = 0;      // Devices.
   bool paused_ = false;

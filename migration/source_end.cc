@@ -93,6 +93,7 @@ void MigrationSource::Impl::fail(const absl::Status& why) {
   error_ = annotate(why, to_string(phase));
   board_.enter(Phase::kRollingBack);
   limit_.reset();
+  drain_.reset();
   // ORDER: no byte of a commit leaves any more before the guest runs here.
   if (channel_ != nullptr) {
     commit_end_.has_value() ? channel_->drop() : channel_->goodbye(error_);

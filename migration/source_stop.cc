@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // S5 and S6: guest and devices stop, and the last of memory.
 #include <algorithm>
+#include <memory>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "migration/describe.h"
@@ -18,6 +20,7 @@ namespace vhost {
 void MigrationSource::Impl::pause() {
   board_.enter(Phase::kPausing);
   limit(options_.timeouts.pause, "paused guest");
+  pause_end_ = loop_.now() + options_.timeouts.pause;
   channel_->set_bandwidth(0);
   board_.guest_down();
   const bool drain =
@@ -34,11 +37,28 @@ void MigrationSource::Impl::guest_paused(absl::Status status) {
   if (!go_on()) return;
   if (!status.ok()) return fail(status);
   limit_.reset();
+  drain_requests();
+}
+
+// A stop that comes upon requests may lose them, and with them the device: so
+// they come to an end before, on devices that run.  Nothing has to be undone
+// where they do not.
+void MigrationSource::Impl::drain_requests() {
+  std::vector<VhostDev*> devices;
+  for (const Device& entry : devices_) devices.push_back(&entry.device->dev());
+  drain_ = std::make_unique<RequestDrain>(loop_, std::move(devices));
+  if (drain_->over()) return stop_devices();
+  drain_->wait(pause_end_ - loop_.now(), then(&Impl::requests_drained));
+}
+
+void MigrationSource::Impl::requests_drained(absl::Status status) {
+  if (!status.ok()) return fail(status);
   stop_devices();
 }
 
 // All at once: it takes as long as the slowest.
 void MigrationSource::Impl::stop_devices() {
+  drain_.reset();
   board_.enter(Phase::kStopping);
   ++outstanding_;  // This loop.
   for (size_t i = 0; i < devices_.size(); ++i) {

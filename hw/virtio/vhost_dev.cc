@@ -109,6 +109,8 @@ void VhostDev::start(Completion done) { impl_->start(std::move(done)); }
 void VhostDev::stop(StopReason reason, Completion done) {
   impl_->stop(reason, std::move(done));
 }
+absl::Status VhostDev::check_drained() const { return impl_->check_drained(); }
+absl::Status VhostDev::kick() { return impl_->kick(); }
 void VhostDev::force_stop(Completion done) {
   impl_->force_stop(std::move(done));
 }

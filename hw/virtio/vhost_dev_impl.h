@@ -85,6 +85,8 @@ class VhostDev::Impl final : public BackendSink,
   void init(Completion done);
   void start(Completion done);
   void stop(StopReason reason, Completion done);
+  absl::Status check_drained();
+  absl::Status kick();
   void force_stop(Completion done);
   void reset(Completion done);
   void start_queue(QueueIndex vq, Completion done);
@@ -270,6 +272,7 @@ class VhostDev::Impl final : public BackendSink,
                             const BatchResult& result);
   absl::Status check_drained(const std::vector<QueueIndex>& queues);
   absl::Status check_drained(Queue& queue);
+  uint32_t unfinished_requests(const Queue& queue);
   bool may_stay_in_flight(const Queue& queue) const;
   bool has_area_of(const Queue& queue) const;
   absl::StatusOr<uint16_t> ring_index(const RingPart& part, bool big_endian,

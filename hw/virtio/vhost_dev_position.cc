@@ -45,6 +45,22 @@ absl::Status not_drained(QueueIndex vq, uint32_t requests) {
       absl::StrCat("vq ", to_int(vq), ": ", requests, " requests not drained"));
 }
 
+// Whether a request in that queue is completed whatever else happens: nothing
+// has to be received, nobody has to read.
+bool ends_by_itself(uint32_t device_id, QueueIndex vq) {
+  constexpr QueueIndex kScsiEvents{1};
+  switch (device_id) {
+    case kDeviceIdBlock:
+    case kDeviceIdCrypto:
+    case kDeviceIdFs:
+      return true;
+    case kDeviceIdScsi:
+      return vq != kScsiEvents;
+    default:
+      return false;
+  }
+}
+
 }  // namespace
 
 VhostDev::Impl::Queue* VhostDev::Impl::find(QueueIndex vq) {
@@ -359,6 +375,47 @@ absl::Status VhostDev::Impl::check_positions(
                            absl::StrCat("vq ", to_int(vq))));
   }
   return status;
+}
+
+// ---------------------------------------------------------------------------
+// What a stop might lose
+// ---------------------------------------------------------------------------
+
+absl::Status VhostDev::Impl::check_drained() {
+  if (traits().base_after_stop != BaseAfterStop::kMayBeUndrained) {
+    return absl::OkStatus();
+  }
+  for (const Queue& queue : queues_) {
+    const uint32_t left = unfinished_requests(queue);
+    if (left == 0) continue;
+    return annotate(not_drained(queue.index, left), options_.name);
+  }
+  return absl::OkStatus();
+}
+
+// Of a packed ring nothing is known from outside while it runs, and a ring that
+// makes no sense is not waited for: the stop looks at both.
+uint32_t VhostDev::Impl::unfinished_requests(const Queue& queue) {
+  const bool runs = queue.started && queue.runs_enabled;
+  if (!runs || queue.format == RingFormat::kPacked ||
+      may_stay_in_flight(queue) ||
+      !ends_by_itself(device_.device_id(), queue.index)) {
+    return 0;
+  }
+  const std::optional<uint16_t> avail =
+      look_at_index(queue, queue.ring.addr.avail);
+  const std::optional<uint16_t> used =
+      look_at_index(queue, queue.ring.addr.used);
+  if (!avail.has_value() || !used.has_value()) return 0;
+  const auto left = static_cast<uint16_t>(*avail - *used);
+  return left > queue.ring.num ? 0 : left;
+}
+
+absl::Status VhostDev::Impl::kick() {
+  for (const Queue& queue : queues_) {
+    if (queue.started) VHOST_RETURN_IF_ERROR(queue.kick->signal());
+  }
+  return absl::OkStatus();
 }
 
 void VhostDev::Impl::forget_positions() {

@@ -129,7 +129,8 @@ class MigrationVmm {
   // `drain`: some device may stop with requests that it neither finished nor
   // will finish (BaseAfterStop::kMayBeUndrained), so the guest is asked first
   // to submit nothing, until nothing is in flight; where it cannot be asked,
-  // halt it all the same, the stop is verified.  An error: it runs on.
+  // halt it all the same: the source waits for what it submitted before it
+  // stops a device, and the stop is verified.  An error: it runs on.
   virtual void pause_guest(bool drain, Completion done) = 0;
   // After a pause that succeeded: the guest goes on, on devices that run.
   virtual void resume_guest(Completion done) = 0;
@@ -248,8 +249,8 @@ struct MigrationTimeouts {
   // and a drain, during which the source has nothing to say.
   Duration silence = std::chrono::seconds(60);
   Duration switchover = std::chrono::seconds(10);  // To be ready for the rest.
-  // The guest.  How long devices may take to stop after it is up to
-  // VhostDev::Options::drain_timeout.
+  // The guest, and then requests in flight (RequestDrain).  How long devices
+  // may take to stop after it is up to VhostDev::Options::drain_timeout.
   Duration pause = std::chrono::seconds(30);
   // Of all back-ends together.  One of which nothing moves, or that does not
   // vouch for what did, is given up after three quarters of it; at the

@@ -173,6 +173,18 @@ class VhostDev {
   // QEMU: vhost_dev_stop.
   void stop(StopReason reason, Completion done);
 
+  // Before a stop of a device whose guest was halted: whether a request is left
+  // that the stop might lose, as the split rings that run say.  That is one in
+  // a queue whose requests come to an end by themselves (of a disk all; not a
+  // net's, nor the events of a SCSI adapter), of a back-end that may stop
+  // without having finished it (BaseAfterStop::kMayBeUndrained) and has no
+  // inflight area to note it in.  RequestDrain waits for them.
+  // Errors: kFailedPrecondition  "blk0: vq N: M requests not drained".
+  absl::Status check_drained() const;
+  // Kicks every queue that runs: a guest may have been halted before it did.
+  // Errors: of the notifier.
+  absl::Status kick();
+
   // As stop, but asks the back-end nothing and closes it.  Any state.
   // QEMU: vhost_dev_force_stop.
   void force_stop(Completion done);

@@ -2,17 +2,25 @@
 #include "tools/minivm/pauser.h"
 
 #include <algorithm>
+#include <chrono>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "vhostdev/request_drain.h"
 #include "vhostdev/vhost_ops.h"
 
 namespace vhost::minivm {
+namespace {
+
+// How long requests may take of a guest that was not asked to wait for them.
+constexpr Duration kDrainLimit = std::chrono::seconds(30);
+
+}  // namespace
 
 // Shared with the completions of its steps, which may come after its end.
 struct Pauser::Impl : std::enable_shared_from_this<Pauser::Impl> {
-  Impl(Guest& its_guest, std::vector<Device*> its_devices)
-      : guest(its_guest), devices(std::move(its_devices)) {}
+  Impl(EventLoop& its_loop, Guest& its_guest, std::vector<Device*> its_devices)
+      : loop(its_loop), guest(its_guest), devices(std::move(its_devices)) {}
 
   using Step = void (Impl::*)(absl::Status);
   // What calls `step`, if this is still there.
@@ -31,12 +39,14 @@ struct Pauser::Impl : std::enable_shared_from_this<Pauser::Impl> {
 
   void held_now(absl::Status status);
   void guest_paused(absl::Status status);
+  void requests_drained(absl::Status status);
   void device_paused(absl::Status status);
   void pause_next();
   void undo(absl::Status why);
   void device_resumed(absl::Status status);
   void resume_next();
 
+  EventLoop& loop;
   Guest& guest;
   const std::vector<Device*> devices;
   State state = State::kRunning;
@@ -44,11 +54,12 @@ struct Pauser::Impl : std::enable_shared_from_this<Pauser::Impl> {
   bool held = false;
   size_t paused = 0;     // So many of the devices, the first ones.
   absl::Status failure;  // Of a pause that is undone.
+  std::unique_ptr<RequestDrain> drain;
   Completion done;
 };
 
-Pauser::Pauser(Guest& guest, std::vector<Device*> devices)
-    : impl_(std::make_shared<Impl>(guest, std::move(devices))) {}
+Pauser::Pauser(EventLoop& loop, Guest& guest, std::vector<Device*> devices)
+    : impl_(std::make_shared<Impl>(loop, guest, std::move(devices))) {}
 
 Pauser::~Pauser() = default;
 
@@ -100,11 +111,20 @@ void Pauser::Impl::held_now(absl::Status status) {
 
 void Pauser::Impl::guest_paused(absl::Status status) {
   if (!status.ok()) return undo(annotate(status, "pause"));
+  if (!with_devices) return finish(State::kPaused, absl::OkStatus());
+  std::vector<VhostDev*> devs;
+  for (Device* device : devices) devs.push_back(&device->dev());
+  drain = std::make_unique<RequestDrain>(loop, std::move(devs));
+  drain->wait(kDrainLimit, then(&Impl::requests_drained));
+}
+
+void Pauser::Impl::requests_drained(absl::Status status) {
+  if (!status.ok()) return undo(annotate(status, "pause"));
   pause_next();
 }
 
 void Pauser::Impl::pause_next() {
-  if (!with_devices || paused == devices.size()) {
+  if (paused == devices.size()) {
     return finish(State::kPaused, absl::OkStatus());
   }
   devices[paused]->pause(then(&Impl::device_paused));

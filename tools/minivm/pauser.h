@@ -11,6 +11,7 @@
 #include "absl/strings/string_view.h"
 #include "tools/minivm/device.h"
 #include "tools/minivm/guest.h"
+#include "vhostdev/event_loop.h"
 #include "vhostdev/status.h"
 
 namespace vhost::minivm {
@@ -20,13 +21,14 @@ namespace vhost::minivm {
 //
 // A back-end that may stop with requests that it neither finished nor will
 // finish (BaseAfterStop::kMayBeUndrained) must have none: the guest is asked
-// first to submit nothing, until nothing is in flight.
+// first to submit nothing, until nothing is in flight.  Of one that is not
+// asked the requests are waited for after it was halted.
 class Pauser {
  public:
   enum class State : uint8_t { kRunning, kPausing, kPaused, kResuming };
 
   // All of them outlive this.
-  Pauser(Guest& guest, std::vector<Device*> devices);
+  Pauser(EventLoop& loop, Guest& guest, std::vector<Device*> devices);
   // Completions are destroyed uncalled.
   ~Pauser();
 

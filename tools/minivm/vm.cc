@@ -88,7 +88,8 @@ void Vm::take_platform(std::unique_ptr<Platform> platform) {
   outgoing_ = nullptr;
   pauser_ = nullptr;
   platform_ = std::move(platform);
-  pauser_ = std::make_unique<Pauser>(platform_->guest(), platform_->devices());
+  pauser_ =
+      std::make_unique<Pauser>(loop_, platform_->guest(), platform_->devices());
   outgoing_ = std::make_unique<Outgoing>(context_, migration_parts(),
                                          [this] { migrated(); });
 }
