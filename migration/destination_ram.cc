@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "migration/describe.h"
 #include "migration/destination.h"
+#include "migration/ram_extent.h"
 #include "migration/ram_sender.h"
 #include "vhostdev/migration_records.h"
 #include "vhostdev/status.h"
@@ -18,13 +19,27 @@ namespace {
 constexpr uint64_t kZerosOfATurn = 4 << 20;
 
 // Memory that is zero already is left alone: it may be memory that nobody has
-// had to find yet.
+// had to find yet (private, for a file has holes).
 void make_zero(std::span<std::byte> bytes) {
   while (!bytes.empty()) {
     const auto page = bytes.first(std::min<size_t>(bytes.size(), kLogPageSize));
     if (!is_zero(page)) std::memset(page.data(), 0, page.size());
     bytes = bytes.subspan(page.size());
   }
+}
+
+// Goes on at `at` until `end`, as far as a turn goes; whether it got there.
+bool make_zeros(const MigrationRam& block, uint64_t& at, uint64_t end) {
+  for (uint64_t looked = 0; at != end && looked < kZerosOfATurn;) {
+    RamExtent here = ram_extent(block, at, end - at);
+    if (!here.hole) {
+      here.size = std::min(here.size, kZerosOfATurn - looked);
+      make_zero({block.host() + at, here.size});
+      looked += here.size;
+    }
+    at += here.size;
+  }
+  return at == end;
 }
 
 }  // namespace
@@ -111,20 +126,15 @@ absl::Status MigrationDestination::Impl::take_zeros(
   const auto pages =
       decode_ram_zero_pages(record.payload, kLogPageSize, (*block)->size);
   VHOST_RETURN_IF_ERROR(pages.status());
-  std::span<std::byte> left((*block)->host() + pages->first_page * kLogPageSize,
-                            pages->count * kLogPageSize);
-  moved_ += left.size();
-  zeros_ += left.size();
+  uint64_t at = pages->first_page * kLogPageSize;
+  const uint64_t size = pages->count * kLogPageSize;
+  const uint64_t end = at + size;
+  moved_ += size;
+  zeros_ += size;
   report();
-  if (left.size() <= kZerosOfATurn) {
-    make_zero(left);
-    return absl::OkStatus();
-  }
-  run([left, region = (*block)->region]() mutable -> absl::StatusOr<bool> {
-    const size_t now = std::min<size_t>(left.size(), kZerosOfATurn);
-    make_zero(left.first(now));
-    left = left.subspan(now);
-    return left.empty();
+  if (make_zeros(**block, at, end)) return absl::OkStatus();
+  run([block = **block, at, end]() mutable -> absl::StatusOr<bool> {
+    return make_zeros(block, at, end);
   });
   return absl::OkStatus();
 }

@@ -45,27 +45,58 @@ absl::StatusOr<bool> RamSender::fill() {
       VHOST_RETURN_IF_ERROR(flush_zeros());
       return false;
     }
-    looked += piece->pages.count;
-    VHOST_RETURN_IF_ERROR(append(*piece));
+    const absl::StatusOr<uint64_t> cost = append(*piece);
+    VHOST_RETURN_IF_ERROR(cost.status());
+    looked += *cost;
     if (writer_.records() != records) return true;
   }
   return true;
 }
 
-absl::Status RamSender::append(const DirtyTracker::Piece& piece) {
+absl::StatusOr<uint64_t> RamSender::append(const DirtyTracker::Piece& piece) {
   const MigrationRam& block = *piece.block;
   const uint64_t end = piece.pages.first + piece.pages.count;
+  uint64_t cost = 0;
   for (uint64_t first = piece.pages.first; first != end;) {
+    const RamExtent here = extent(block, first, end - first);
+    const uint64_t count = here.size / kLogPageSize;
+    VHOST_RETURN_IF_ERROR(here.hole ? add_zeros(block.id, first, count)
+                                    : append_data(block, first, count));
+    cost += here.hole ? 1 : count;
+    first += count;
+  }
+  moved_ += piece.pages.count * kLogPageSize;
+  return cost;
+}
+
+absl::Status RamSender::append_data(const MigrationRam& block, uint64_t first,
+                                    uint64_t count) {
+  for (const uint64_t end = first + count; first != end;) {
     const bool zero = is_zero(pages_of(block, first, 1));
     uint64_t next = first + 1;
     while (next != end && is_zero(pages_of(block, next, 1)) == zero) ++next;
-    const uint64_t count = next - first;
-    VHOST_RETURN_IF_ERROR(zero ? add_zeros(block.id, first, count)
-                               : append_pages(block, first, count));
+    VHOST_RETURN_IF_ERROR(zero ? add_zeros(block.id, first, next - first)
+                               : append_pages(block, first, next - first));
     first = next;
   }
-  moved_ += piece.pages.count * kLogPageSize;
   return absl::OkStatus();
+}
+
+// ORDER: after these pages were taken from the bitmap, so that who fills the
+// hole meanwhile makes them dirty again.
+RamExtent RamSender::extent(const MigrationRam& block, uint64_t first,
+                            uint64_t count) {
+  uint64_t& known = known_[block.id];
+  if (first >= known) {
+    const RamExtent found = ram_extent(block, first * kLogPageSize,
+                                       block.size - first * kLogPageSize);
+    const uint64_t pages = found.size / kLogPageSize;
+    known = first + (found.hole ? std::min(pages, count) : pages);
+    if (found.hole) {
+      return {.size = (known - first) * kLogPageSize, .hole = true};
+    }
+  }
+  return {.size = std::min(count, known - first) * kLogPageSize, .hole = false};
 }
 
 absl::Status RamSender::append_pages(const MigrationRam& block, uint64_t first,
@@ -96,12 +127,26 @@ absl::Status RamSender::flush_zeros() {
   return writer_.record(RecordType::kRamZeroPages, zero_block_, encode(run));
 }
 
+// The piece at `at`; one with holes without reading these.
+std::span<const std::byte> RamHasher::piece(const MigrationRam& block,
+                                            uint64_t at, uint64_t size) {
+  RamExtent here = ram_extent(block, at, size);
+  if (!here.hole && here.size == size) return {block.host() + at, size};
+  copy_.assign(size, std::byte{0});
+  for (uint64_t done = 0; done != size; done += here.size) {
+    here = ram_extent(block, at + done, size - done);
+    if (here.hole) continue;
+    std::memcpy(copy_.data() + done, block.host() + at + done, here.size);
+  }
+  return copy_;
+}
+
 std::optional<RamHasher::Hashed> RamHasher::step() {
   if (over()) return std::nullopt;
   const auto& [id, block] = *blocks_.begin();
   for (int i = 0; i < kHashPieces && at_ != block.size; ++i) {
     const uint64_t size = std::min<uint64_t>(kRamHashPiece, block.size - at_);
-    hash_ = ram_hash(hash_, {block.host() + at_, size});
+    hash_ = ram_hash(hash_, piece(block, at_, size));
     at_ += size;
   }
   if (at_ != block.size) return std::nullopt;
