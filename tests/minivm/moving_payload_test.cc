@@ -70,6 +70,16 @@ TEST_F(MovingPayload, LosesNothingWithRequestsInFlight) {
   end_without_fault();
 }
 
+// A real guest cannot be asked to submit nothing, and this back-end loses what
+// it has when it is stopped: it has nothing by then.
+TEST_F(MovingPayload, LosesNothingOfABackEndOfQemuWithoutBeingAsked) {
+  use(DiskServer::kQemu);
+  if (IsSkipped()) return;
+  ASSERT_NO_FATAL_FAILURE(start_source("--workload=verify,depth=8"));
+  ASSERT_NO_FATAL_FAILURE(move(kMoves, {"--compare", "--no-drain"}));
+  end_without_fault();
+}
+
 // It is known only when the guest is paused already.
 TEST_F(MovingPayload, GoesOnWhereItIsIfTheOtherMachineIsNoPlaceForIt) {
   ASSERT_NO_FATAL_FAILURE(start_source("--workload=verify,depth=8"));
