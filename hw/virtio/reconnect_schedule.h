@@ -39,8 +39,10 @@ class ReconnectSchedule {
   void succeeded(MonotonicTime now);
   // The VMM ended it for something else: it counts for nothing.
   void interrupted(MonotonicTime now);
-  // No attempts until connected().
+  // No attempts until connected() or started().
   void cancel();
+  // The VMM runs the device: it wants it to come back, whatever it said before.
+  void started() { cancelled_ = false; }
 
   // Whether only a peer that announced itself is worth an attempt.
   void await_peer(bool only_announced) { only_announced_ = only_announced; }

@@ -38,6 +38,7 @@ Task VhostDev::Impl::start_task() {
   status = co_await forward;
   if (status.ok()) {
     log_started();
+    schedule_.started();
     status = life_.move_to(DeviceState::kRunning);
     co_return status;
   }

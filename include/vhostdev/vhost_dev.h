@@ -244,8 +244,8 @@ class VhostDev {
   ReconnectState reconnect_state() const;
   // Does not wait for the back-off.  Nothing to reconnect: nothing happens.
   void reconnect_now();
-  // Gives up (an unplug, the end of the VMM) until init().  A start that waits
-  // gets kCancelled.
+  // Gives up (an unplug, the end of the VMM, a guest that moved away) until
+  // init() or the next start().  A start that waits gets kCancelled.
   void stop_reconnecting();
 
   // Configuration space.  Reads are served from a cache that a change, a write

@@ -265,6 +265,22 @@ TEST_F(Reconnect, StoppedBeforehandALossIsForGood) {
   EXPECT_EQ(dev->reconnect_state().phase, Phase::kGivenUp);
 }
 
+// Regression: a guest that was taken back after a migration had devices that
+// did not come back any more.
+TEST_F(Reconnect, StoppedBeforehandTheNextStartWantsItAgain) {
+  make_running();
+  dev->stop_reconnecting();
+  ASSERT_TRUE(stop().ok());
+  ASSERT_TRUE(start().ok());
+
+  lose();
+  come_back();
+  loop.advance(std::chrono::seconds(1));
+
+  EXPECT_EQ(dev->state(), DeviceState::kRunning);
+  EXPECT_EQ(dev->reconnect_state().phase, Phase::kConnected);
+}
+
 TEST_F(Reconnect, ForceStopIsTheVmmsOwnWish) {
   make_running();
 
