@@ -59,8 +59,8 @@ class Host {
   absl::Status take(absl::StatusOr<std::unique_ptr<Platform>> platform) {
     if (!platform.ok()) return platform.status();
     platform_ = *std::move(platform);
-    pauser_ =
-        std::make_unique<Pauser>(platform_->guest(), platform_->devices());
+    pauser_ = std::make_unique<Pauser>(context_.loop(), platform_->guest(),
+                                       platform_->devices());
     return absl::OkStatus();
   }
 

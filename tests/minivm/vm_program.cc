@@ -152,10 +152,10 @@ uint64_t VmProgram::workload(const std::string& name) {
          << done() - before << " requests, from " << before << " on";
 }
 
-VmProgram::End VmProgram::end(int signal) {
+VmProgram::End VmProgram::end(int signal, Duration runs) {
   if (signal != 0) process_->signal(signal);
   End out;
-  out.exit = process_->wait(kVmPatience);
+  out.exit = process_->wait(runs + kVmPatience);
   out.errors = contents(dir_.file("err"));
   out.report = nlohmann::json::parse(last_line(contents(dir_.file("out"))),
                                      nullptr, false);
@@ -192,8 +192,8 @@ absl::Status ServedDisk::start_again() {
   return absl::OkStatus();
 }
 
-nlohmann::json VmProgramTest::end_well(int signal) {
-  const VmProgram::End end = vm_->end(signal);
+nlohmann::json VmProgramTest::end_well(int signal, Duration runs) {
+  const VmProgram::End end = vm_->end(signal, runs);
   EXPECT_EQ(end.exit, 0) << end.errors;
   for (const char* const fault :
        {"faults", "lost", "stale", "torn", "misplaced", "doubled",

@@ -57,7 +57,8 @@ class VmProgram {
     nlohmann::json report;    // The last line of its output.
     std::string errors;       // What it wrote to standard error.
   };
-  End end(int signal = 0);
+  // `runs`: how long it has to do yet.
+  End end(int signal = 0, Duration runs = {});
 
   Process& process() { return *process_; }
   std::string control() const { return dir_.file("control"); }
@@ -100,7 +101,7 @@ class VmProgramTest : public ::testing::Test {
     return vm_->ctl(std::move(words)).status();
   }
   // Ends the VM, and looks that nothing was wrong.  Its report.
-  nlohmann::json end_well(int signal = SIGTERM);
+  nlohmann::json end_well(int signal = SIGTERM, Duration runs = {});
 
   std::unique_ptr<ServedDisk> disk_;
   std::unique_ptr<VmProgram> vm_;
