@@ -167,9 +167,11 @@ class Looping {
     VHOST_RETURN_IF_ERROR(
         request.add_writable(at + kHeader + kBlkSectorSize, 1));
     VHOST_RETURN_IF_ERROR(request.submit());
+    // Before the kick: however fast the back-end is, it calls.
+    bool waits = queue_.ring().enable_interrupts();
     VHOST_RETURN_IF_ERROR(queue_.kick());
+    for (; waits; waits = queue_.ring().enable_interrupts()) turn_();
     std::array<RingCompletion, 1> done;
-    while (queue_.ring().enable_interrupts()) turn_();
     return queue_.ring().poll(done).status();
   }
 

@@ -98,8 +98,9 @@ def watch(program, backend, mode):
     with tempfile.TemporaryDirectory(prefix="vhostdev-calls-") as name:
         folder = pathlib.Path(name)
         socket, trace = folder / "disk.sock", folder / "trace"
+        # It takes its time, so that whoever waits for it does.
         with subprocess.Popen([backend, "--socket-path", socket, "--size",
-                               str(1 << 20)]) as served:
+                               str(1 << 20), "--latency-ms", "5"]) as served:
             try:
                 deadline = time.monotonic() + 10
                 while not socket.is_socket():
