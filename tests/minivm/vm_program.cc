@@ -149,7 +149,9 @@ uint64_t VmProgram::workload(const std::string& name) {
     return ::testing::AssertionSuccess();
   }
   return ::testing::AssertionFailure()
-         << done() - before << " requests, from " << before << " on";
+         << done() - before << " requests, from " << before << " on; "
+         << ask({{"command", "status"}}).value_or(nullptr) << " "
+         << ask({{"command", "stats"}}).value_or(nullptr);
 }
 
 VmProgram::End VmProgram::end(int signal, Duration runs) {
