@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "migration/ram_extent.h"
 
+#include <linux/magic.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -10,6 +13,19 @@
 #include "vhostdev/vhost_log.h"
 
 namespace vhost {
+namespace {
+
+// Only there a hole is worth not reading, and only what tmpfs says of holes is
+// believed: the lseek() of a device, whose node is in a tmpfs too, may answer
+// anything.
+bool is_tmpfs_file(FdRef fd) {
+  struct stat file = {};
+  struct statfs system = {};
+  return ::fstat(fd.get(), &file) == 0 && S_ISREG(file.st_mode) &&
+         ::fstatfs(fd.get(), &system) == 0 && system.f_type == TMPFS_MAGIC;
+}
+
+}  // namespace
 
 RamExtent ram_extent(const MigrationRam& block, uint64_t offset,
                      uint64_t size) {
@@ -24,6 +40,7 @@ RamExtent ram_extent(const MigrationRam& block, uint64_t offset,
   const auto begins = found < 0 ? size : static_cast<uint64_t>(found - at);
   if (const uint64_t hole = std::min(begins, size) & ~(kLogPageSize - 1);
       hole != 0) {
+    if (!is_tmpfs_file(file)) return data;
     return {.size = hole, .hole = true};
   }
   const off_t end = ::lseek(file.get(), std::max(found, at), SEEK_HOLE);

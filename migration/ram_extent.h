@@ -18,8 +18,8 @@ struct RamExtent {
 };
 
 // What begins at `offset` of `block`, of `size` bytes at most; both multiples
-// of kLogPageSize, `size` not 0.  Private memory, and a file that cannot tell,
-// is no hole.  A hole may be filled at any time, which a dirty log tells of.
+// of kLogPageSize, `size` not 0.  Only a memfd, or another file of a tmpfs, has
+// holes.  A hole may be filled at any time, which a dirty log tells of.
 RamExtent ram_extent(const MigrationRam& block, uint64_t offset, uint64_t size);
 
 }  // namespace vhost

@@ -32,7 +32,9 @@ void RequestDrain::wait(Duration limit, Completion done) {
   done_ = std::move(done);
   end_ = loop_.now() + limit;
   absl::Status kicked;
-  for (VhostDev* device : devices_) kicked.Update(device->kick());
+  for (VhostDev* device : devices_) {
+    if (!device->check_drained().ok()) kicked.Update(device->kick());
+  }
   timer_ = loop_.timer(loop_.now(), [this, kicked = std::move(kicked)] {
     kicked.ok() ? look_again() : std::exchange(done_, nullptr)(kicked);
   });

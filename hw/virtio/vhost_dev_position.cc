@@ -413,7 +413,8 @@ uint32_t VhostDev::Impl::unfinished_requests(const Queue& queue) {
 
 absl::Status VhostDev::Impl::kick() {
   for (const Queue& queue : queues_) {
-    if (queue.started) VHOST_RETURN_IF_ERROR(queue.kick->signal());
+    const bool listens = queue.ring.kick.mode() != NotifyMode::kPolling;
+    if (queue.started && listens) VHOST_RETURN_IF_ERROR(queue.kick->signal());
   }
   return absl::OkStatus();
 }

@@ -41,7 +41,7 @@ struct MigrationRam {
   std::string name;   // Printable: "ram".
   uint64_t gpa = 0;   // A multiple of kLogPageSize, as `size`.
   uint64_t size = 0;  // Bytes, not 0.
-  // Keeps it mapped.  Its file, if it has one, is asked for holes, so that the
+  // Keeps it mapped.  Its file, if it has one, is asked for holes (lseek): the
   // file's position moves.
   std::shared_ptr<const MemoryRegion> region;
   uint64_t offset_in_region = 0;

@@ -33,9 +33,9 @@ class RequestDrain {
   // Whether nothing is left now.
   bool over() const;
 
-  // Kicks every queue once, because a guest may have been halted before its
-  // kick, and looks again and again.  `done` is never called before this
-  // returned, and may destroy the drain.  Once.
+  // Kicks the queues of a device that has requests once, because a guest may
+  // have been halted before its kick, and looks again and again.  `done` is
+  // never called before this returned, and may destroy the drain.  Once.
   // Errors: kFailedPrecondition  "blk0: vq 2: 3 requests not drained", after
   //                              `limit`.
   //         of a kick that failed.

@@ -181,7 +181,8 @@ class VhostDev {
   // inflight area to note it in.  RequestDrain waits for them.
   // Errors: kFailedPrecondition  "blk0: vq N: M requests not drained".
   absl::Status check_drained() const;
-  // Kicks every queue that runs: a guest may have been halted before it did.
+  // Kicks every queue that runs, unless its back-end polls it: a guest may have
+  // been halted before it did.
   // Errors: of the notifier.
   absl::Status kick();
 

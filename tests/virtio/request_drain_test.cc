@@ -148,6 +148,33 @@ TEST_F(Drain, KicksOnceForAGuestThatWasHaltedBeforeItDid) {
   EXPECT_TRUE(outcome.status().ok()) << outcome.status();
 }
 
+TEST_F(Drain, KicksNobodyWhereNothingIsLeft) {
+  make_running();
+  clear_kicks();
+  RequestDrain drain(loop, {dev.get()});
+  Outcome outcome;
+  drain.wait(std::chrono::seconds(30), outcome.completion());
+  loop.advance(2 * kMs);
+  EXPECT_TRUE(outcome.status().ok()) << outcome.status();
+  EXPECT_FALSE(kicked(kVq0));
+}
+
+// Regression: a queue whose back-end polls it has no notifier.
+TEST_F(Drain, ARingThatIsPolledIsNotKicked) {
+  binding.kicks = NotifyMode::kPolling;
+  make_running();
+  ASSERT_EQ(dev->kick_notifier(kVq0), nullptr);
+  set_indexes(kVq0, 1, 0);
+  RequestDrain drain(loop, {dev.get()});
+  Outcome outcome;
+  drain.wait(std::chrono::seconds(30), outcome.completion());
+  loop.advance(5 * kMs);
+  EXPECT_FALSE(outcome.over());
+  set_indexes(kVq0, 1, 1);
+  loop.advance(2 * kMs);
+  EXPECT_TRUE(outcome.status().ok()) << outcome.status();
+}
+
 TEST_F(Drain, SaysWhatIsLeftAfterTheLimit) {
   make_running();
   set_indexes(kVq0, 4, 0);

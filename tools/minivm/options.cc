@@ -276,7 +276,7 @@ std::string help_text() {
       "waited\n"
       "                     for once it is halted; those that take too long "
       "end the\n"
-      "                     move, and all goes on here\n"
+      "                     move or the pause, and all goes on here\n"
       "  --progress         a line of progress on standard error, terminal or "
       "not\n"
       "options of run:\n";

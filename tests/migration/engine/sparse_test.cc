@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Memory that no guest has touched stays where it is: nowhere.
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 
 #include "migration/ram_extent.h"
@@ -83,6 +84,28 @@ TEST(RamExtent, OfPrivateMemoryIsNoHole) {
   const RamExtent all = ram_extent(block, 0, block.size);
   EXPECT_FALSE(all.hole);
   EXPECT_EQ(all.size, block.size);
+}
+
+// Regression: a device that is mapped as memory answers any lseek() with its
+// position, which was taken for the beginning of data.
+TEST(RamExtent, OfADeviceIsNoHole) {
+  constexpr uint64_t kSize = 64 << 10;
+  UniqueFd device(::open("/dev/zero", O_RDWR | O_CLOEXEC));
+  ASSERT_TRUE(device.valid());
+  void* const host = ::mmap(nullptr, kSize, PROT_READ | PROT_WRITE, MAP_SHARED,
+                            device.get(), 0);
+  ASSERT_NE(host, MAP_FAILED);
+  MemoryRegion::Options options;
+  options.host = static_cast<std::byte*>(host);
+  options.size = kSize;
+  options.fd = device;
+  options.release = [host] { ::munmap(host, kSize); };
+  MigrationRam block;
+  block.size = kSize;
+  block.region = std::make_shared<MemoryRegion>(std::move(options));
+  const RamExtent found = ram_extent(block, kSize / 2, kSize / 2);
+  EXPECT_FALSE(found.hole);
+  EXPECT_EQ(found.size, kSize / 2);
 }
 
 TEST(RamExtent, TellsHolesFromPages) {
